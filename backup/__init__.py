@@ -1,0 +1,1 @@
+"""A safety net for PostgreSQL migrations."""

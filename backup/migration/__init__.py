@@ -1,0 +1,1 @@
+"""What threatens the tables: the migration command, and what it did."""

@@ -1,0 +1,1 @@
+"""What is kept: sessions on disk, written, listed and brought back."""
