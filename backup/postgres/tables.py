@@ -1,0 +1,187 @@
+"""CDC tables in the catalog: which there are, what they look like, what keeps them from being read."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+Schemas = tuple[str, ...] | Literal["*"]
+
+
+class Kind(StrEnum):
+    """What `pg_class.relkind` calls a table that can be a CDC table or a part of one."""
+
+    ORDINARY = "r"
+    PARTITIONED = "p"
+    FOREIGN = "f"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column: its number in the table, which outlives a renaming, and what its values are."""
+
+    number: int
+    name: str
+    type: str
+    generated: bool
+    float: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A CDC table, or a partition or an inheritance child of one.
+
+    `key` holds the columns of the primary key, else of a unique constraint or index that no two rows can
+    share (all columns NOT NULL, no predicate, no expression); it is empty when there is none. `parents`
+    are the OIDs of the tables that it is a partition or an inheritance child of.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    kind: Kind
+    unlogged: bool
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    parents: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The qualified name for composition."""
+        return sql.Identifier(self.schema, self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Obstacle:
+    """Why a table cannot be backed up."""
+
+    table: Table
+    cause: str
+
+
+_TABLES = """
+with recursive cdc (oid) as (
+    select c.oid
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p') and c.relpersistence <> 't'
+      and starts_with(c.relname::text, %(prefix)s)
+      and case when %(schemas)s::text[] is null
+          then n.nspname <> 'information_schema' and not starts_with(n.nspname::text, 'pg_')
+          else n.nspname = any(%(schemas)s) end
+  union
+    select i.inhrelid from pg_inherits i join cdc on cdc.oid = i.inhparent
+)
+select c.oid::int8, n.nspname::text as schema, c.relname::text as name, c.relkind::text as kind,
+       c.relpersistence = 'u' as unlogged,
+       coalesce((
+           select array_agg(a.attname::text order by k.place)
+           from (select i.indkey::int2[] as columns, i.indnkeyatts as width
+                 from pg_index i
+                 where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indimmediate
+                   and i.indpred is null and i.indexprs is null
+                   and not exists (select from pg_attribute a
+                                   where a.attrelid = c.oid and not a.attnotnull
+                                     and a.attnum = any((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+                 order by not i.indisprimary, i.indnkeyatts, i.indexrelid limit 1) best,
+                unnest(best.columns[0:best.width - 1]) with ordinality as k (attnum, place)
+           join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum), '{}') as key,
+       array(select i.inhparent::int8 from pg_inherits i where i.inhrelid = c.oid) as parents
+from cdc join pg_class c using (oid) join pg_namespace n on n.oid = c.relnamespace
+order by n.nspname, c.relname
+"""
+
+# A domain shows as the type that it stands for, as it does in what the server tells pg_dump.
+_COLUMNS = """
+with recursive base (oid, type) as (
+    select oid, oid from pg_type where oid in ('float4'::regtype, 'float8'::regtype)
+  union all
+    select t.oid, base.type from pg_type t join base on t.typbasetype = base.oid where t.typtype = 'd'
+)
+select a.attrelid::int8, a.attnum::int, a.attname::text, format_type(a.atttypid, a.atttypmod),
+       a.attgenerated <> '', exists (select from base where base.oid = a.atttypid)
+from pg_attribute a
+where a.attrelid = any(%s::oid[]) and a.attnum > 0 and not a.attisdropped
+order by a.attrelid, a.attnum
+"""
+
+_OBSTACLES = """
+select c.oid::int8,
+       case
+           when e.extname is not null then
+               format('belongs to the extension %%s, so pg_dump writes none of its rows', e.extname)
+           when not has_schema_privilege(n.oid, 'USAGE') then
+               format('the role %%s has no USAGE on its schema', current_user)
+           when c.relkind <> 'f' and not has_table_privilege(c.oid, 'SELECT') then
+               format('the role %%s has no SELECT on it', current_user)
+           when row_security_active(c.oid) then
+               format('row security hides rows of it from the role %%s', current_user)
+       end as cause
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace
+left join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid and d.objsubid = 0
+                     and d.refclassid = 'pg_extension'::regclass and d.deptype = 'e'
+left join pg_extension e on e.oid = d.refobjid
+where c.oid = any(%s::oid[])
+"""
+
+_MISSING_SCHEMAS = "select s from unnest(%s::text[]) s where not exists (select from pg_namespace where nspname = s)"
+
+
+def find_tables(connection: Connection, *, prefix: str, schemas: Schemas) -> tuple[Table, ...]:
+    """All CDC tables of the database: by exact prefix in the schemas, with their partitions and children.
+
+    Partitions and inheritance children belong to a CDC table whatever their names and schemas. Views,
+    materialized views, temporary tables and tables that are foreign by themselves do not count.
+    """
+    # `starts_with`, because in a LIKE pattern the prefix's underscores would match any character.
+    named = None if schemas == "*" else list(schemas)
+    with connection.cursor(row_factory=class_row(_Found)) as cursor:
+        found = cursor.execute(_TABLES, {"prefix": prefix, "schemas": named}).fetchall()
+    columns: dict[int, list[Column]] = {table.oid: [] for table in found}
+    for oid, number, name, type_, generated, float_ in connection.execute(_COLUMNS, [list(columns)]):
+        columns[oid].append(Column(number=number, name=name, type=type_, generated=generated, float=float_))
+    return tuple(
+        Table(
+            oid=table.oid,
+            schema=table.schema,
+            name=table.name,
+            kind=Kind(table.kind),
+            unlogged=table.unlogged,
+            columns=tuple(columns[table.oid]),
+            key=tuple(table.key),
+            parents=tuple(table.parents),
+        )
+        for table in found
+    )
+
+
+def find_obstacles(connection: Connection, tables: tuple[Table, ...]) -> tuple[Obstacle, ...]:
+    """What keeps the connection's role from reading every row of `tables`; empty when nothing does."""
+    by_oid = {table.oid: table for table in tables}
+    rows = connection.execute(_OBSTACLES, [list(by_oid)]).fetchall()
+    return tuple(Obstacle(table=by_oid[oid], cause=cause) for oid, cause in rows if cause)
+
+
+def missing_schemas(connection: Connection, schemas: Schemas) -> tuple[str, ...]:
+    """The configured schemas that the database does not have."""
+    if schemas == "*":
+        return ()
+    return tuple(name for (name,) in connection.execute(_MISSING_SCHEMAS, [list(schemas)]))
+
+
+@dataclass(frozen=True)
+class _Found:
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    unlogged: bool
+    key: list[str]
+    parents: list[int]

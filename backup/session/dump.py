@@ -1,0 +1,225 @@
+"""The tables of a snapshot as pg_dump writes them: definitions from one archive, rows from few."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from backup.errors import BackupError
+from backup.postgres.archive import Entry, read_archive
+from backup.postgres.clients import Clients
+from backup.postgres.database import Database
+from backup.postgres.needs import Surroundings
+from backup.postgres.snapshot import Count, Snapshot
+from backup.postgres.tables import Table
+from backup.process import run
+from backup.session.rows import count_copied, count_inserted
+
+LARGEST_STATEMENT = 16 * 1024 * 1024
+"""Bytes of INSERT text. psql holds a whole statement, some three times over, and one of over a gigabyte
+cannot be restored at all."""
+
+_ROWS_PER_INSERT = (100, 30, 10, 3, 1)
+"""More than 100 make a restore no faster. Few steps, because each costs a pg_dump."""
+
+_LOCK_WAIT_MILLISECONDS = 10_000
+"""The snapshot's connection holds the locks already; only what is in nobody's way is waited for."""
+
+_NAMES_A_PATTERN = 50
+"""A pattern is a query that reads all of `pg_class`, and a regular expression that must stay compilable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A table's rows on the disk: SQL, or COPY text where `copy_statement` says what it is for."""
+
+    file: Path
+    count: int
+    copy_statement: str
+    rows_per_insert: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dump:
+    """What pg_dump wrote: `entries` of the tables, `need_entries` of what they need, rows by OID.
+
+    Both kinds of entries are in the order in which they can be restored.
+    """
+
+    entries: tuple[Entry, ...]
+    need_entries: tuple[Entry, ...]
+    rows: dict[int, Rows]
+
+
+def dump_tables(
+    snapshot: Snapshot,
+    surroundings: Surroundings,
+    *,
+    database: Database,
+    clients: Clients,
+    folder: Path,
+    jobs: int,
+) -> Dump:
+    """Write definitions and rows of the snapshot's tables into folders below `folder`.
+
+    One pg_dump in parallel for the definitions and, as INSERT statements, the rows. A second one for
+    types, functions and the like, only where a table needs such a thing. Further ones, for all such tables
+    together, where rows are too wide for 100 a statement, and as COPY where INSERT text would lose the
+    sign of a float's `-0`. Every row is counted again in what was written.
+
+    Raises:
+        BackupError: a pg_dump failed, or what it wrote is not what the snapshot holds.
+    """
+    run_pg_dump = partial(_run_pg_dump, snapshot, database, clients, jobs)
+    with_rows = [table for table in snapshot.tables if table.oid in snapshot.counts and snapshot.counts[table.oid].rows]
+    copied = [table for table in with_rows if snapshot.counts[table.oid].negative_zero]
+    inserted: dict[int, list[Table]] = defaultdict(list)
+    for table in with_rows:
+        if not snapshot.counts[table.oid].negative_zero:
+            inserted[_first_guess(snapshot.counts[table.oid])].append(table)
+
+    main = folder / "main"
+    in_main = inserted.pop(_ROWS_PER_INSERT[0], [])
+    elsewhere = [*copied, *(table for tables in inserted.values() for table in tables)]
+    with ThreadPoolExecutor(max_workers=1) as background:
+        need_entries = background.submit(_dump_needs, run_pg_dump, surroundings, folder / "needs")
+        entries = run_pg_dump(
+            main,
+            *_inserts(_ROWS_PER_INSERT[0]),
+            *_patterns("--table", snapshot.tables),
+            *_sequence_patterns(surroundings),
+            *_patterns("--exclude-table-data", elsewhere),
+        )
+        _refuse_gaps(snapshot, entries, main, elsewhere)
+        rows = _measure(in_main, snapshot, entries, main, _ROWS_PER_INSERT[0], inserted)
+        if copied:
+            archive = run_pg_dump(folder / "copy", "--data-only", *_patterns("--table", copied))
+            rows |= _measure(copied, snapshot, archive, folder / "copy", 0, inserted)
+        while inserted:
+            rows_per_insert = max(inserted)
+            tables, target = inserted.pop(rows_per_insert), folder / f"inserts-{rows_per_insert}"
+            archive = run_pg_dump(target, "--data-only", *_inserts(rows_per_insert), *_patterns("--table", tables))
+            rows |= _measure(tables, snapshot, archive, target, rows_per_insert, inserted)
+        return Dump(entries=entries, need_entries=need_entries.result(), rows=rows)
+
+
+def _run_pg_dump(
+    snapshot: Snapshot, database: Database, clients: Clients, jobs: int, folder: Path, *arguments: str
+) -> tuple[Entry, ...]:
+    """One pg_dump into `folder`, inside the snapshot; its table of contents."""
+    environment = database.environment()
+    if snapshot.connection.info.parameter_status("standard_conforming_strings") == "off":
+        options = environment.get("PGOPTIONS", "")
+        environment["PGOPTIONS"] = f"{options} -c standard_conforming_strings=on".strip()
+    run(
+        (
+            clients.pg_dump,
+            "--format=directory",
+            f"--jobs={jobs}",
+            "--compress=0",
+            "--no-sync",
+            "--no-password",
+            "--encoding=UTF8",
+            f"--lock-wait-timeout={_LOCK_WAIT_MILLISECONDS}",
+            f"--snapshot={snapshot.id}",
+            f"--file={folder}",
+            *arguments,
+            *database.arguments(),
+        ),
+        environment=environment,
+    )
+    return read_archive(folder)
+
+
+def _dump_needs(
+    run_pg_dump: Callable[..., tuple[Entry, ...]], surroundings: Surroundings, folder: Path
+) -> tuple[Entry, ...]:
+    """The definitions of all that is no table, where any table needs some of it."""
+    needs = {need.address for needs in surroundings.needs.values() for need in needs if need.sequence is None}
+    return run_pg_dump(folder, "--schema-only", "--exclude-table=*.*") if needs else ()
+
+
+def _measure(
+    tables: Sequence[Table],
+    snapshot: Snapshot,
+    archive: tuple[Entry, ...],
+    folder: Path,
+    rows_per_insert: int,
+    again: dict[int, list[Table]],
+) -> dict[int, Rows]:
+    """The rows of `tables` in the archive, counted; a table whose statements are too large goes to `again`.
+
+    `rows_per_insert` is 0 for COPY text.
+    """
+    entries = {entry.oid: entry for entry in archive if entry.kind == "TABLE DATA"}
+    measured = {}
+    for table in tables:
+        entry = entries.get(table.oid)
+        if entry is None or not (folder / entry.file).is_file():
+            raise BackupError(f"pg_dump wrote nothing of {table}, which has rows.")
+        file = folder / entry.file
+        written = count_inserted(file) if rows_per_insert else count_copied(file)
+        expected = snapshot.counts[table.oid].rows
+        if written.rows != expected:
+            raise BackupError(
+                f"{table} has {expected:,} rows in the snapshot, and pg_dump wrote {written.rows:,} of them.",
+                untouched="No session was written.",
+            )
+        if written.largest_statement > LARGEST_STATEMENT:
+            again[_step(rows_per_insert * LARGEST_STATEMENT / written.largest_statement)].append(table)
+            file.unlink()
+            continue
+        measured[table.oid] = Rows(
+            file=file,
+            count=written.rows,
+            copy_statement=entry.copy_statement,
+            rows_per_insert=rows_per_insert,
+        )
+    return measured
+
+
+def _refuse_gaps(snapshot: Snapshot, entries: tuple[Entry, ...], folder: Path, elsewhere: Sequence[Table]) -> None:
+    """Refuse an archive that lacks a table's definition, or holds rows of a table that counted as empty."""
+    defined = {entry.oid for entry in entries if entry.kind in ("TABLE", "FOREIGN TABLE")}
+    lacking = [str(table) for table in snapshot.tables if table.oid not in defined]
+    if lacking:
+        raise BackupError(f"pg_dump wrote no definition of {', '.join(lacking)}.", untouched="No session was written.")
+    empty = {oid for oid, count in snapshot.counts.items() if not count.rows}
+    for entry in entries:
+        if entry.kind == "TABLE DATA" and entry.oid in empty and count_inserted(folder / entry.file).rows:
+            raise BackupError(f"{entry.schema}.{entry.tag} is empty in the snapshot, and pg_dump wrote rows of it.")
+
+
+def _first_guess(count: Count) -> int:
+    """Rows an INSERT, from what a row takes on the server; text takes twice that or so, unless it was compressed."""
+    return _step(LARGEST_STATEMENT / (2 * count.bytes / count.rows))
+
+
+def _step(rows_per_insert: float) -> int:
+    return next((step for step in _ROWS_PER_INSERT if step <= rows_per_insert), 1)
+
+
+def _inserts(rows_per_insert: int) -> tuple[str, str]:
+    return ("--column-inserts", f"--rows-per-insert={rows_per_insert}")
+
+
+def _patterns(option: str, tables: Sequence[Table]) -> Iterator[str]:
+    """Options that name exactly these tables, many in a pattern: `"schema".("a"|"b")`."""
+    names = defaultdict(list)
+    for table in tables:
+        names[_quoted(table.schema)].append(_quoted(table.name))
+    for schema, quoted in names.items():
+        for start in range(0, len(quoted), _NAMES_A_PATTERN):
+            yield f"{option}={schema}.({'|'.join(quoted[start : start + _NAMES_A_PATTERN])})"
+
+
+def _sequence_patterns(surroundings: Surroundings) -> Iterator[str]:
+    """Options for the sequences that no column owns: pg_dump takes them like tables."""
+    for schema, name in sorted({n.sequence for needs in surroundings.needs.values() for n in needs if n.sequence}):
+        yield f"--table={_quoted(schema)}.{_quoted(name)}"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

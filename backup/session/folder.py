@@ -1,0 +1,254 @@
+"""A session on the disk: made under a name that says it is not whole, published by its last act, read again."""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from backup.errors import BackupError, UsageError
+from backup.lock import locked
+
+MANIFEST = "manifest.json"
+SUMMARY = "backup-summary.txt"
+RESTORE_SCRIPT = "restore.sql"
+
+TableKind = Literal["table", "partitioned table", "foreign table"]
+
+_PARTIAL = ".partial-"
+_NAME = re.compile(r"backup_\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}-\d{3}Z")
+
+
+class SavedTable(BaseModel):
+    """A table in a session. `file`, `bytes` and `sha256` are null where it had no rows and has no file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_name: str
+    name: str
+    oid: int
+    kind: TableKind
+    rows: int
+    file: str | None
+    bytes: int | None
+    sha256: str | None
+    written_as: str
+    key: tuple[str, ...]
+    columns: tuple[tuple[int, str, str], ...]
+
+
+class SkippedTable(BaseModel):
+    """A table that has no file in the session, and why. `schema_name` is null for a name that named none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_name: str | None
+    name: str
+    reason: str
+
+
+class Manifest(BaseModel):
+    """What a session holds, for machines. Times are UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    session: str
+    created: datetime
+    tool_version: str
+    server_version: str
+    client_version: str
+    database: str
+    host: str
+    snapshot: str
+    wal_position: str | None
+    tables: tuple[SavedTable, ...]
+    skipped: tuple[SkippedTable, ...]
+    restore_script_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A published session."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The tables' files."""
+        return tuple(self.path / table.file for table in self.manifest.tables if table.file)
+
+    @property
+    def rows(self) -> int:
+        """The rows of all tables."""
+        return sum(table.rows for table in self.manifest.tables)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A folder that is, or was to become, a session; `problem` says why it is not complete."""
+
+    path: Path
+    manifest: Manifest | None
+    bytes: int
+    problem: str
+
+
+@contextmanager
+def new_session(root: Path) -> Iterator[Path]:
+    """A folder to be filled, gone again unless `publish` gave it its final name.
+
+    What killed runs left in `root` is cleared first. `root` is made when it is not there.
+
+    Raises:
+        BackupError: there can be no folder.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        clear_dead(root)
+        folder = _make(root)
+        with locked(folder):
+            try:
+                yield folder
+            finally:
+                if folder.exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise BackupError(
+            f"No backup can be written below {root}: {error.strerror or error}"
+            + (f" ({error.filename})" if error.filename else "")
+            + ".",
+            untouched="The database was only read, and no session was published.",
+        ) from error
+
+
+def session_name(partial: Path) -> str:
+    """The name that the folder will have once it is published."""
+    return partial.name.removeprefix(_PARTIAL)
+
+
+def publish(partial: Path) -> Path:
+    """Bring every file and the folder safely to the disk, then give the folder its final name."""
+    for path in partial.iterdir():
+        path.chmod(0o600)
+        _sync(path)
+    _sync(partial)
+    final = partial.with_name(session_name(partial))
+    partial.rename(final)
+    _sync(final.parent)
+    return final
+
+
+def clear_dead(root: Path) -> None:
+    """Remove the folders that killed runs left unfinished in `root`."""
+    for folder in root.glob(f"{_PARTIAL}*"):
+        # An OSError: who writes it is alive, or removes it right now.
+        with suppress(OSError), locked(folder, wait=False):
+            shutil.rmtree(folder)
+
+
+def open_session(path: Path) -> Session:
+    """The session in `path`, with every file that its manifest names there and of the right size.
+
+    Raises:
+        UsageError: it is not there, or not whole.
+    """
+    listed = _look(path)
+    if listed.manifest is None or listed.problem:
+        raise UsageError(f"{path} is no complete session: {listed.problem}.", untouched="Nothing was done.")
+    return Session(path=path, manifest=listed.manifest)
+
+
+def list_sessions(root: Path) -> tuple[Listed, ...]:
+    """All sessions in `root`, newest first, with those that are not complete."""
+    if not root.is_dir():
+        return ()
+    names = sorted(
+        (path for path in root.iterdir() if path.is_dir() and _NAME.fullmatch(path.name.removeprefix(_PARTIAL))),
+        key=lambda path: path.name.removeprefix(_PARTIAL),
+        reverse=True,
+    )
+    return tuple(map(_look, names))
+
+
+def file_name(schema: str, name: str, taken: Iterable[str]) -> str:
+    """A file name for a table that every file system takes, different from those in `taken` in any case.
+
+    What is not an ASCII letter, digit, `_` or `-` is written as the bytes of its UTF-8, `%2E`.
+    """
+    stem = _safe(name) if schema == "public" else f"{_safe(schema)}.{_safe(name)}"
+    if len(stem) > 200:  # NAME_MAX is 255 bytes on the usual file systems
+        stem = f"{stem[:160]}~{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
+    lower = {other.lower() for other in taken}
+    candidate, number = f"{stem}.sql", 1
+    while candidate.lower() in lower:
+        number += 1
+        candidate = f"{stem}~{number}.sql"
+    return candidate
+
+
+def _safe(name: str) -> str:
+    return "".join(
+        c if c.isascii() and (c.isalnum() or c in "_-") else "".join(f"%{byte:02X}" for byte in c.encode())
+        for c in name
+    )
+
+
+def _make(root: Path) -> Path:
+    """A new folder, named by the millisecond, that no session has and no other process is about to publish."""
+    moment = datetime.now(UTC)
+    while True:
+        name = f"backup_{moment:%Y-%m-%dT%H-%M-%S}-{moment.microsecond // 1000:03}Z"
+        partial = root / f"{_PARTIAL}{name}"
+        moment += timedelta(milliseconds=1)
+        try:
+            partial.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        if not (root / name).exists():
+            return partial
+        partial.rmdir()
+
+
+def _look(path: Path) -> Listed:
+    size = 0
+    try:
+        sizes = {file.name: file.stat().st_size for file in path.iterdir()}
+        size = sum(sizes.values())
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    except ValidationError:
+        return Listed(path=path, manifest=None, bytes=size, problem="its manifest cannot be read")
+    except OSError as error:
+        problem = (
+            "it is being written, or was left by a killed run"
+            if path.name.startswith(_PARTIAL)
+            else (f"{Path(error.filename or path).name}: {error.strerror}")
+        )
+        return Listed(path=path, manifest=None, bytes=size, problem=problem)
+    wrong = [table.file for table in manifest.tables if table.file is not None and sizes.get(table.file) != table.bytes]
+    wrong += [name for name in (RESTORE_SCRIPT, SUMMARY) if name not in sizes]
+    problem = f"{', '.join(wrong)} missing or of another size" if wrong else ""
+    if path.name.startswith(_PARTIAL):
+        problem = "it is being written, or was left by a killed run"
+    return Listed(path=path, manifest=manifest, bytes=size, problem=problem)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,43 @@
+"""backup-summary.txt: what a session holds, for people."""
+
+from backup.session.folder import RESTORE_SCRIPT, Manifest
+
+
+def summarize(manifest: Manifest) -> str:
+    """The text of the summary; it holds no password, for the manifest holds none."""
+    with_file = [table for table in manifest.tables if table.file]
+    rows = sum(table.rows for table in with_file)
+    size = sum(table.bytes or 0 for table in with_file)
+    lines = [
+        f"Backup of the CDC tables of {manifest.database} on {manifest.host}",
+        "",
+        f"Session:     {manifest.session}",
+        f"Moment:      {manifest.created:%Y-%m-%d %H:%M:%S} UTC (snapshot {manifest.snapshot}"
+        + (f", WAL {manifest.wal_position})" if manifest.wal_position else ")"),
+        f"Server:      PostgreSQL {manifest.server_version}",
+        f"Written by:  cdc-backup {manifest.tool_version} with pg_dump {manifest.client_version}",
+        f"Tables:      {len(with_file)} with {rows:,} rows, {size:,} bytes",
+        "",
+    ]
+    width = max((len(_name(table.schema_name, table.name)) for table in with_file), default=0)
+    for table in with_file:
+        name = _name(table.schema_name, table.name)
+        lines.append(f"  {name:{width}}  {table.rows:>12,} rows  {table.bytes:>15,} bytes  {table.file}")
+        if not table.written_as.startswith("INSERT, 100 "):
+            lines.append(f"  {'':{width}}  written as {table.written_as}")
+    if manifest.skipped:
+        lines += ["", "Without a file (the definitions of those that are there are in restore.sql):", ""]
+        lines += [f"  {_name(skipped.schema_name, skipped.name)}: {skipped.reason}" for skipped in manifest.skipped]
+    lines += [
+        "",
+        "To bring back what is gone:",
+        "",
+        f"  psql -d DATABASE -f {RESTORE_SCRIPT}      every table, in one transaction",
+        *([f"  psql -d DATABASE -f {with_file[0].file}      one of them"] if with_file else []),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _name(schema: str | None, name: str) -> str:
+    return " ".join((name if schema in (None, "public") else f"{schema}.{name}").split())

@@ -1,0 +1,161 @@
+"""A session, written from a snapshot: dumped, assembled, described, published."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+from backup.errors import BackupError
+from backup.postgres.clients import Clients
+from backup.postgres.database import Database
+from backup.postgres.needs import look_around
+from backup.postgres.snapshot import Snapshot
+from backup.postgres.tables import Kind
+from backup.session.contents import TableContents, sort_contents
+from backup.session.dump import dump_tables
+from backup.session.folder import (
+    MANIFEST,
+    RESTORE_SCRIPT,
+    SUMMARY,
+    Manifest,
+    SavedTable,
+    Session,
+    SkippedTable,
+    TableKind,
+    file_name,
+    publish,
+    session_name,
+)
+from backup.session.script import after_rows, before_rows, restore_script
+from backup.session.summary import summarize
+
+_KINDS: dict[Kind, TableKind] = {
+    Kind.ORDINARY: "table",
+    Kind.PARTITIONED: "partitioned table",
+    Kind.FOREIGN: "foreign table",
+}
+
+
+def write_session(snapshot: Snapshot, *, database: Database, clients: Clients, partial: Path, jobs: int) -> Session:
+    """Fill the folder with all that brings the snapshot's tables back, and publish it.
+
+    Raises:
+        BackupError: something could not be written completely; nothing was published.
+    """
+    work = partial / "work"
+    work.mkdir(mode=0o700)
+    surroundings = look_around(snapshot.connection, snapshot.tables)
+    dump = dump_tables(snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs)
+    contents = sort_contents(snapshot.tables, surroundings, dump)
+    files: dict[int, str] = {}
+    for table in contents:
+        if table.rows:
+            files[table.table.oid] = file_name(table.table.schema, table.table.name, files.values())
+    title = f"{snapshot.database}, {snapshot.moment:%Y-%m-%d %H:%M:%S} UTC"
+    with ThreadPoolExecutor(max_workers=jobs) as threads:
+        saved = list(threads.map(lambda table: _save(table, partial, files.get(table.table.oid), title), contents))
+    restore_sha256 = _write(partial / RESTORE_SCRIPT, restore_script(contents, files, title))
+    shutil.rmtree(work)
+    manifest = Manifest(
+        session=session_name(partial),
+        created=snapshot.moment,
+        tool_version=version("cdc-backup"),
+        server_version=snapshot.server_version,
+        client_version=clients.version,
+        database=snapshot.database,
+        host=database.host,
+        snapshot=snapshot.id,
+        wal_position=snapshot.wal,
+        tables=tuple(saved),
+        skipped=(
+            *(SkippedTable(schema_name=m.schema, name=m.name, reason=m.reason) for m in snapshot.missing),
+            *(
+                SkippedTable(schema_name=t.schema_name, name=t.name, reason=_why_no_file(t))
+                for t in saved
+                if t.file is None
+            ),
+        ),
+        restore_script_sha256=restore_sha256,
+    )
+    (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (partial / SUMMARY).write_text(summarize(manifest), encoding="utf-8")
+    # Had the connection gone, and its locks, nobody would know what pg_dump saw of the tables.
+    snapshot.connection.execute("select 1")
+    return Session(path=publish(partial), manifest=manifest)
+
+
+def _save(contents: TableContents, partial: Path, file: str | None, title: str) -> SavedTable:
+    """Write the table's file, where it has rows; what there is to know of it."""
+    table, rows = contents.table, contents.rows
+    digest = None
+    if rows and file:
+        head = before_rows(contents, f"{table}: {rows.count} rows of {title}")
+        digest = _write(partial / file, head, rows.file, after_rows(contents))
+    return SavedTable(
+        schema_name=table.schema,
+        name=table.name,
+        oid=table.oid,
+        kind=_KINDS[table.kind],
+        rows=rows.count if rows else 0,
+        file=file,
+        bytes=(partial / file).stat().st_size if file else None,
+        sha256=digest,
+        written_as=_written_as(contents),
+        key=table.key,
+        columns=tuple((column.number, column.name, column.type) for column in table.columns),
+    )
+
+
+def _write(target: Path, head: Iterable[str], rows: Path | None = None, foot: Iterable[str] = ()) -> str:
+    """Write a file around rows that the kernel copies into place, and remove those; its SHA-256."""
+    digest = hashlib.sha256()
+    with target.open("xb") as file:
+        for text in head:
+            file.write(text.encode("utf-8", "surrogateescape"))
+        file.flush()
+        if rows:
+            _splice(rows, file.fileno())
+            rows.unlink()
+            file.seek(0, os.SEEK_END)
+        for text in foot:
+            file.write(text.encode("utf-8", "surrogateescape"))
+    with target.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return digest.hexdigest()
+
+
+def _splice(source: Path, target: int) -> None:
+    """Append the file's bytes to the descriptor, by the kernel where it can."""
+    with source.open("rb") as file:
+        left = source.stat().st_size
+        if not hasattr(os, "copy_file_range"):
+            with os.fdopen(os.dup(target), "wb") as copy:
+                shutil.copyfileobj(file, copy, 1024 * 1024)
+            return
+        while left:
+            copied = os.copy_file_range(file.fileno(), target, left)
+            if not copied:
+                raise BackupError(f"{source.name} became shorter while it was copied.")
+            left -= copied
+
+
+def _written_as(contents: TableContents) -> str:
+    rows = contents.rows
+    if rows is None:
+        return "definition only"
+    if rows.copy_statement:
+        return "COPY, because INSERT would lose the sign of a float's -0"
+    return f"INSERT, {rows.rows_per_insert} rows a statement"
+
+
+def _why_no_file(table: SavedTable) -> str:
+    match table.kind:
+        case "partitioned table":
+            return "partitioned: its rows are in its partitions"
+        case "foreign table":
+            return "a foreign table: its rows are on another server"
+        case _:
+            return "empty"
