@@ -1,0 +1,402 @@
+"""What a project wants: `config/backup.yml` and the environment, read once into one frozen value."""
+
+import io
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from dotenv import dotenv_values
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+)
+
+from backup.errors import UsageError
+
+_BACKUPS = Path("local/backups/drizzle/cdc")
+_SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0}
+
+
+class Mode(StrEnum):
+    """Whether a person is asked before a backup."""
+
+    PROMPT = "prompt"
+    AUTO = "auto"
+
+
+def _absolute(value: object, folder: Path) -> Path:
+    if not isinstance(value, str | Path) or value == "":
+        raise ValueError("no path")
+    try:
+        return (folder / Path(value).expanduser()).resolve()
+    except (RuntimeError, OSError) as error:  # no such user after `~`; links in a circle
+        raise ValueError("no path") from error
+
+
+def _folder(value: object, info: ValidationInfo) -> Path:
+    if isinstance(info.context, Path):
+        return _absolute(value, info.context)
+    if not isinstance(value, Path) or not value.is_absolute():
+        raise ValueError("not absolute")
+    return value
+
+
+def _switch(value: object) -> object:
+    # YAML 1.1 makes booleans of on and off; in quotes they stay words.
+    return _SWITCH.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _off(value: object) -> object:
+    if _switch(value) is not False:  # a Literal alone would let the number 0 pass
+        raise ValueError("compression")
+    return False
+
+
+def _name(value: object) -> str:
+    # NAMEDATALEN: PostgreSQL cuts a longer identifier, so nothing could ever match it.
+    if not isinstance(value, str) or "\0" in value or not 1 <= len(value.encode()) <= 63:
+        raise ValueError("no identifier")
+    return value
+
+
+def _schemas(value: object) -> object:
+    if value == "*":
+        return value
+    # In a list, "*" would be a schema of that name: nothing found, nothing protected.
+    if not isinstance(value, list | tuple) or not value or "*" in value:
+        raise ValueError("no list of schemas")
+    names = tuple(_name(name) for name in value)
+    if len(set(names)) < len(names):
+        raise ValueError("a schema twice")
+    return names
+
+
+def _scratch(value: object) -> object:
+    if not isinstance(value, str) or not re.match(r"(auto|server|embedded)\Z|postgres(ql)?://.", value):
+        raise ValueError("no scratch database")
+    return value
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, str) and (parts := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|min)", value)):
+        value = float(parts[1]) * _SECONDS[parts[2]]
+    # The server takes whole milliseconds in 31 bits, and 0 of them as "wait for ever".
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.001 <= value <= 2_147_483:
+        raise ValueError("no duration")
+    return float(value)
+
+
+def _argv(value: object) -> object:
+    if not isinstance(value, list | tuple) or not value or value[0] == "":
+        raise ValueError("no command")
+    if not all(isinstance(word, str) and "\0" not in word for word in value):
+        raise ValueError("no text")
+    return tuple(value)
+
+
+def _variable(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("no variable")
+    return value
+
+
+_Folder = Annotated[Path, BeforeValidator(_folder)]
+_Switch = Annotated[StrictBool, BeforeValidator(_switch)]
+_Command = Annotated[tuple[str, ...], BeforeValidator(_argv)]
+
+_SWITCH_RULE = "true or false"
+_IDENTIFIER_RULE = "text (in quotes where it looks like a number) of 1 to 63 bytes in UTF-8, without NUL"
+_FOLDER_RULE = "the path of a folder; a relative one starts at the folder of this file"
+_COMMAND_RULE = "a list of texts, the program and then each argument, like [npx, drizzle-kit, push]"
+
+
+class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True):
+    """The configuration of one run; all paths are absolute.
+
+    A field's description completes the sentence "backup.<key> must be …" of a refusal, so that no message
+    ever repeats a value: a value may hold a password.
+    """
+
+    enabled: _Switch = Field(default=True, description=_SWITCH_RULE)
+    path: _Folder = Field(description=_FOLDER_RULE)
+    format: Literal["sql"] = Field(default="sql", description='"sql", the only format there is')
+    compress: Annotated[Literal[False], BeforeValidator(_off)] = Field(
+        default=False, description="false: compression does not exist yet"
+    )
+    retention_days: StrictInt = Field(default=30, ge=1, description="a whole number of days, 1 or more")
+    keep_last: StrictInt = Field(default=3, ge=1, description="a whole number of sessions, 1 or more")
+    prefix: Annotated[str, BeforeValidator(_name)] = Field(default="_cdc_", description=_IDENTIFIER_RULE)
+    schemas: Annotated[tuple[str, ...] | Literal["*"], BeforeValidator(_schemas)] = Field(
+        default=("public",),
+        description=f'a list of different schema names, like [public], or "*" without a list for all; '
+        f"a name is {_IDENTIFIER_RULE}",
+    )
+    mode: Mode = Field(default=Mode.PROMPT, description="prompt or auto")
+    drill: _Switch = Field(default=True, description="on or off")
+    scratch: Annotated[str, BeforeValidator(_scratch)] = Field(
+        default="auto",
+        repr=False,
+        description="auto, server, embedded, or a URL that starts with postgresql://",
+    )
+    jobs: StrictInt = Field(default=2, ge=1, le=64, description="a whole number from 1 to 64")
+    lock_timeout: Annotated[float, BeforeValidator(_seconds)] = Field(
+        default=10.0,
+        description='a number of seconds or a text like "10s", "500ms" or "2min", from 1 ms to 24 days',
+    )
+    push: _Command = Field(default=("npx", "drizzle-kit", "push"), description=_COMMAND_RULE)
+    generate: _Command = Field(default=("npx", "drizzle-kit", "generate"), description=_COMMAND_RULE)
+    migrate: _Command = Field(default=("npx", "drizzle-kit", "migrate"), description=_COMMAND_RULE)
+    directory: _Folder = Field(description=_FOLDER_RULE)
+    url_variable: Annotated[str, BeforeValidator(_variable)] = Field(
+        default="DATABASE_URL",
+        description="the name of an environment variable: letters, digits and _ (not the URL)",
+    )
+    source: Path | None = None
+
+
+_KEYS = tuple(key for key in Settings.model_fields if key != "source")
+
+
+@dataclass(frozen=True)
+class DatabaseURL:
+    """Where the database is, and who said so.
+
+    Args:
+        url: as it was written, password included; never shown.
+        source: for a sentence: "DATABASE_URL in the environment", "DATABASE_URL in /srv/app/.env".
+    """
+
+    url: str = field(repr=False)
+    source: str
+
+
+def load_settings(
+    config: Path | None = None,
+    *,
+    path: Path | None = None,
+    cwd: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read the project's configuration, or take the built-in one where no file is found.
+
+    The file is `config`, else what CDC_BACKUP_CONFIG names, else the first `config/backup.yml` or
+    `drizzle/config/backup.yml` from `cwd` upwards. Its relative paths start at its own folder; those of the
+    arguments and of the variable start at `cwd`.
+
+    Args:
+        config: the file that `--config` names.
+        path: the folder that `--path` names; wins over the file's.
+        cwd: where to look; the process's own unless given.
+        environ: the variables; the process's own unless given.
+
+    Raises:
+        UsageError: a named file is not there, a file cannot be read, or a key in it cannot be followed.
+    """
+    here = (cwd or Path.cwd()).resolve()
+    file = _find(config, here, os.environ if environ is None else environ)
+    problems: list[str] = []
+    values: dict[object, object] = {"path": here / _BACKUPS, "directory": here}
+    if file is not None:
+        section, problems = _section(file)
+        values = {"path": Path("..") / _BACKUPS, "directory": _project(file)} | section
+        if "prefix" not in values:
+            values |= _audit_prefix(file.with_name("audit-tables.yml"))
+    if path is not None:
+        values["path"] = _argument("--path", path, here)
+    try:
+        settings = Settings.model_validate(values | {"source": file}, context=file.parent if file else here)
+    except ValidationError as error:
+        keys = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors(include_input=False))
+        problems += [f"backup.{key} must be {Settings.model_fields[key].description}" for key in keys]
+    if problems:
+        raise _refusal("\n  ".join([f"{file} cannot be used:", *problems]))
+    return settings
+
+
+def database_url(settings: Settings, environ: Mapping[str, str] | None = None) -> DatabaseURL | None:
+    """The database's URL: from the environment, else from `.env` in `settings.directory`, else in the cwd.
+
+    An empty value counts as none. The environment of the process is not changed, and `$` in a `.env` is a
+    character like any other.
+
+    Returns:
+        None where nobody gives one; whether libpq's own variables count then is for the caller to say.
+
+    Raises:
+        UsageError: a `.env` cannot be read, or its line for this variable cannot be understood.
+    """
+    name = settings.url_variable
+    if url := (os.environ if environ is None else environ).get(name):
+        return DatabaseURL(url, f"{name} in the environment")
+    for file in dict.fromkeys((settings.directory / ".env", Path.cwd() / ".env")):
+        if not os.path.lexists(file):
+            continue
+        text = _text(file)
+        values = dotenv_values(stream=io.StringIO(text), interpolate=False)
+        if url := values.get(name):
+            return DatabaseURL(url, f"{name} in {file}")
+        # python-dotenv passes over a line that it cannot parse: that would be another database, silently.
+        if name not in values and re.search(rf"^\s*(export\s+)?{name}\s*=", text, re.MULTILINE):
+            raise _refusal(f"The line of {name} in {file} cannot be understood; is a quote not closed?")
+    return None
+
+
+def _find(config: Path | None, here: Path, environ: Mapping[str, str]) -> Path | None:
+    if config is not None:
+        return _named("--config", config, here)
+    if variable := environ.get("CDC_BACKUP_CONFIG"):
+        return _named("CDC_BACKUP_CONFIG", Path(variable), here)
+    for folder in (here, *here.parents):
+        for file in (folder / "config/backup.yml", folder / "drizzle/config/backup.yml"):
+            try:
+                file.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:  # what cannot be looked at may be the configuration
+                raise _refusal(f"{file} cannot be read: {error.strerror}.") from None
+            return file.parent.resolve() / file.name
+    return None
+
+
+def _named(who: str, config: Path, here: Path) -> Path:
+    # Only the folder is resolved: what stands beside a link belongs to it, not what stands beside its target.
+    file = _argument(who, config.parent, here) / config.name
+    try:
+        file.stat()
+    except OSError as error:
+        raise _refusal(f"{who} names {file}, which cannot be read: {error.strerror}.") from None
+    return file
+
+
+def _argument(who: str, path: Path, here: Path) -> Path:
+    try:
+        return _absolute(path, here)
+    except ValueError:
+        raise _refusal(f"{who} {path} is no path that can be followed.") from None
+
+
+def _project(file: Path) -> Path:
+    if file.parts[-2:] != ("config", "backup.yml"):
+        return file.parent
+    folder = file.parent.parent
+    # A project may itself be called drizzle; then its package.json stands there.
+    return folder.parent if folder.name == "drizzle" and not (folder / "package.json").exists() else folder
+
+
+def _section(file: Path) -> tuple[dict[object, object], list[str]]:
+    """The known keys under `backup`, and a sentence for each key that is unknown."""
+    document = _document(file)
+    match document:
+        case {"backup": dict(section), **others}:
+            strangers = [f"{_shown(key)} is no key of this file; the only one is backup" for key in others]
+            strangers += [
+                f"backup.{_shown(key)} is no key of this file; its keys are {', '.join(_KEYS)}"
+                for key in section
+                if key not in _KEYS
+            ]
+            return {key: value for key, value in section.items() if key in _KEYS}, strangers
+        case None:
+            what = "is empty; it must hold the key backup (`backup: {}` for all defaults)"
+        case {"backup": None}:
+            what = "holds nothing under backup (`backup: {}` for all defaults)"
+        case {"backup": _}:
+            what = "must hold keys and values under backup"
+        case dict():
+            what = f"must hold the key backup; it holds {', '.join(_shown(key) for key in document)}"
+        case _:
+            what = "must hold the key backup with keys and values under it"
+    raise _refusal(f"{file} {what}.")
+
+
+def _audit_prefix(file: Path) -> dict[object, object]:
+    """The prefix where the first system of this kind kept it, as a setting, or nothing."""
+    if not os.path.lexists(file):
+        return {}
+    value = _document(file)
+    for key in ("audit", "config", "prefix"):
+        if value is None or (isinstance(value, dict) and key not in value):
+            return {}
+        if not isinstance(value, dict):
+            raise _refusal(f"{file} must hold keys and values down to audit.config.prefix.")
+        value = value[key]
+    try:
+        return {"prefix": _name(value)}
+    except ValueError:
+        raise _refusal(f"{file}: audit.config.prefix must be {_IDENTIFIER_RULE}.") from None
+
+
+class _TwiceError(yaml.MarkedYAMLError):
+    """A key that stands twice in one mapping."""
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which by itself would let the last of two equal keys win."""
+
+    def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
+        # Here and not where values are made: there, keys merged by `<<` already stand beside a mapping's own.
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                first = lines[key.value]
+                raise _TwiceError(problem=f"{_shown(key.value)} is given twice, in lines {first} and {line}")
+            lines[key.value] = line
+        return node
+
+
+def _document(file: Path) -> object:
+    text = _text(file)
+    try:
+        return _Loader(text).get_single_data()
+    except _TwiceError as error:
+        raise _refusal(f"{file} cannot be used: {error.problem}.") from None
+    except yaml.reader.ReaderError as error:
+        *lines, last = text[: error.position].split("\n")
+        why = f"a character that no YAML may hold in line {len(lines) + 1}, column {len(last) + 1}"
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        # Only the scanner's complaints hold no more of the text, which may be a password, than one character.
+        said = f" ({error.problem})" if isinstance(error, yaml.scanner.ScannerError) else ""
+        why = f"something that is not YAML{where}{said}"
+    except (ValueError, LookupError, AttributeError, RecursionError):
+        # PyYAML lets these through for a date in month 13, an empty `!!int`, a thousand brackets.
+        why = "a value that YAML cannot mean"
+    raise UsageError(
+        f"{file} holds {why}.",
+        untouched="Nothing was done.",
+        remedy="Correct this and run the command again; a text that begins with * & ! % @ ` needs quotes.",
+    )
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _refusal(f"{file} is not UTF-8 text: byte {error.start + 1} cannot be read.") from None
+    except OSError as error:
+        raise _refusal(f"{file} cannot be read: {error.strerror}.") from None
+
+
+def _shown(key: object) -> str:
+    # Where a blank or a colon was forgotten, a URL becomes a key, password and all.
+    word = isinstance(key, str) and re.fullmatch(r"[\w.-]{1,63}", key)
+    return str(key) if word else "a key that is no plain word"
+
+
+def _refusal(what: str) -> UsageError:
+    return UsageError(what, untouched="Nothing was done.", remedy="Correct this and run the command again.")
