@@ -10,7 +10,7 @@ from psycopg import sql
 
 from backup.errors import BackupError, UsageError
 from backup.postgres.database import Database
-from backup.postgres.tables import Connection, Kind, Obstacle, Schemas, Table, find_obstacles, find_tables
+from backup.postgres.tables import Connection, Kind, Obstacle, Schemas, Table, find_obstacles, find_tables, missing_schemas
 
 _ATTEMPTS = 5
 _TABLES_A_QUERY = 500
@@ -55,6 +55,7 @@ class Snapshot:
     tables: tuple[Table, ...]
     counts: dict[int, Count]
     missing: tuple[Missing, ...]
+    missing_schemas: tuple[str, ...]
 
 
 def select_tables(tables: Sequence[Table], names: Sequence[str]) -> tuple[tuple[Table, ...], tuple[Missing, ...]]:
@@ -122,7 +123,7 @@ def take_snapshot(
             for table in seen.values()
             if table.oid not in there
         )
-        yield _describe(connection, tables, (*missing, *vanished))
+        yield _describe(connection, tables, (*missing, *vanished), missing_schemas(connection, schemas))
 
 
 def count_rows(connection: Connection, tables: Sequence[Table]) -> dict[int, Count]:
@@ -152,7 +153,9 @@ def _count(table: Table) -> sql.Composed:
     )
 
 
-def _describe(connection: Connection, tables: tuple[Table, ...], missing: tuple[Missing, ...]) -> Snapshot:
+def _describe(
+    connection: Connection, tables: tuple[Table, ...], missing: tuple[Missing, ...], lacking: tuple[str, ...]
+) -> Snapshot:
     """The snapshot of the transaction that `connection` is in."""
     row = connection.execute(
         "select pg_export_snapshot(), clock_timestamp() at time zone 'UTC', current_database(),"
@@ -175,6 +178,7 @@ def _describe(connection: Connection, tables: tuple[Table, ...], missing: tuple[
         tables=tables,
         counts=count_rows(connection, tables),
         missing=missing,
+        missing_schemas=lacking,
     )
 
 

@@ -1,8 +1,9 @@
 """CDC tables in the catalog: which there are, what they look like, what keeps them from being read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -66,7 +67,7 @@ class Obstacle:
     cause: str
 
 
-_TABLES = """
+_BY_PREFIX = """
 with recursive cdc (oid) as (
     select c.oid
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -78,6 +79,19 @@ with recursive cdc (oid) as (
   union
     select i.inhrelid from pg_inherits i join cdc on cdc.oid = i.inhparent
 )
+"""
+
+_BY_IDENTITY = """
+with cdc (oid) as (
+    select c.oid
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.oid = any(%(oids)s::oid[])
+       or c.relkind in ('r', 'p', 'f')
+          and (n.nspname::text, c.relname::text) in (select * from unnest(%(schemas)s::text[], %(names)s::text[]))
+)
+"""
+
+_TABLES = """
 select c.oid::int8, n.nspname::text as schema, c.relname::text as name, c.relkind::text as kind,
        c.relpersistence = 'u' as unlogged,
        coalesce((
@@ -142,8 +156,39 @@ def find_tables(connection: Connection, *, prefix: str, schemas: Schemas) -> tup
     """
     # `starts_with`, because in a LIKE pattern the prefix's underscores would match any character.
     named = None if schemas == "*" else list(schemas)
+    return _read(connection, _BY_PREFIX, {"prefix": prefix, "schemas": named})
+
+
+def find_again(connection: Connection, tables: Sequence[Table]) -> tuple[Table, ...]:
+    """What there is today under the OIDs and under the names of `tables`."""
+    return _read(
+        connection,
+        _BY_IDENTITY,
+        {
+            "oids": [table.oid for table in tables],
+            "schemas": [table.schema for table in tables],
+            "names": [table.name for table in tables],
+        },
+    )
+
+
+def find_obstacles(connection: Connection, tables: tuple[Table, ...]) -> tuple[Obstacle, ...]:
+    """What keeps the connection's role from reading every row of `tables`; empty when nothing does."""
+    by_oid = {table.oid: table for table in tables}
+    rows = connection.execute(_OBSTACLES, [list(by_oid)]).fetchall()
+    return tuple(Obstacle(table=by_oid[oid], cause=cause) for oid, cause in rows if cause)
+
+
+def missing_schemas(connection: Connection, schemas: Schemas) -> tuple[str, ...]:
+    """The configured schemas that the database does not have."""
+    if schemas == "*":
+        return ()
+    return tuple(name for (name,) in connection.execute(_MISSING_SCHEMAS, [list(schemas)]))
+
+
+def _read(connection: Connection, which: LiteralString, parameters: dict[str, Any]) -> tuple[Table, ...]:
     with connection.cursor(row_factory=class_row(_Found)) as cursor:
-        found = cursor.execute(_TABLES, {"prefix": prefix, "schemas": named}).fetchall()
+        found = cursor.execute(which + _TABLES, parameters).fetchall()
     columns: dict[int, list[Column]] = {table.oid: [] for table in found}
     for oid, number, name, type_, generated, float_ in connection.execute(_COLUMNS, [list(columns)]):
         columns[oid].append(Column(number=number, name=name, type=type_, generated=generated, float=float_))
@@ -160,20 +205,6 @@ def find_tables(connection: Connection, *, prefix: str, schemas: Schemas) -> tup
         )
         for table in found
     )
-
-
-def find_obstacles(connection: Connection, tables: tuple[Table, ...]) -> tuple[Obstacle, ...]:
-    """What keeps the connection's role from reading every row of `tables`; empty when nothing does."""
-    by_oid = {table.oid: table for table in tables}
-    rows = connection.execute(_OBSTACLES, [list(by_oid)]).fetchall()
-    return tuple(Obstacle(table=by_oid[oid], cause=cause) for oid, cause in rows if cause)
-
-
-def missing_schemas(connection: Connection, schemas: Schemas) -> tuple[str, ...]:
-    """The configured schemas that the database does not have."""
-    if schemas == "*":
-        return ()
-    return tuple(name for (name,) in connection.execute(_MISSING_SCHEMAS, [list(schemas)]))
 
 
 @dataclass(frozen=True)

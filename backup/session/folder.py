@@ -152,6 +152,15 @@ def publish(partial: Path) -> Path:
     return final
 
 
+def folder_size(folder: Path) -> int:
+    """The bytes of all files below the folder, also while they come and go."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            size += path.stat().st_size
+    return size
+
+
 def clear_dead(root: Path) -> None:
     """Remove the folders that killed runs left unfinished in `root`."""
     for folder in root.glob(f"{_PARTIAL}*"):

@@ -1,0 +1,93 @@
+"""The command that migrates, whatever it is."""
+
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from backup.errors import MigrationError, ProcessError, UsageError
+from backup.migration.drizzle import is_drizzle
+from backup.process import Attended, attend
+
+__all__ = ["Attended", "MigrationCommand"]
+
+_PASSWORD = re.compile(r"(://[^:/?#]*:|\bpassword=)[^@\s&]+", re.IGNORECASE)
+"""In a URL, in its query, and in a keyword string."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigrationCommand:
+    """A command line and the folder that it runs in."""
+
+    argv: tuple[str, ...]
+    directory: Path
+
+    def __str__(self) -> str:
+        return shlex.join(self.shown)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The command line as it may be shown: a URL's password is not."""
+        return tuple(_PASSWORD.sub(r"\1***", word) for word in self.argv)
+
+    @property
+    def is_drizzle(self) -> bool:
+        """Whether it is drizzle-kit, whose output must be read because its exit code says nothing."""
+        return is_drizzle(self.argv)
+
+    def check(self) -> None:
+        """Finds out whether it can be started, while nothing has been done yet.
+
+        Raises:
+            UsageError: its folder or its program is not there.
+        """
+        if not self.directory.is_dir():
+            raise UsageError(
+                f"The folder {self.directory}, where `{self}` is to run, does not exist.",
+                untouched="Nothing was started and nothing was changed.",
+                remedy="Correct `directory` in the configuration, or make the folder.",
+            )
+        program = self.argv[0]
+        # a name with a slash is looked up from the folder, as the command itself will be
+        found = shutil.which(str(self.directory / program)) if "/" in program else shutil.which(program)
+        if found is None:
+            raise UsageError(
+                f"The program {program} of `{self}` was not found from the folder {self.directory}.",
+                untouched="Nothing was started and nothing was changed.",
+                remedy=f"Install {program}, add the folder that holds it to PATH, or name another command.",
+            )
+
+    def run(
+        self,
+        environment: Mapping[str, str],
+        *,
+        stdout_to_stderr: bool = False,
+        time_limit: float | None = None,
+    ) -> Attended:
+        """Runs it with our streams, arguments and environment as they are, and waits for its end.
+
+        Args:
+            environment: what it gets, as it is.
+            stdout_to_stderr: our stdout is for a machine; what it says there goes to our stderr.
+            time_limit: seconds, where there is no terminal on stdin.
+
+        Raises:
+            MigrationError: it could not be started after all.
+        """
+        try:
+            return attend(
+                self.argv,
+                environment=environment,
+                cwd=self.directory,
+                stdout_to_stderr=stdout_to_stderr,
+                listen=self.is_drizzle,
+                time_limit=time_limit,
+            )
+        except ProcessError as error:
+            raise MigrationError(
+                f"`{self}` could not be started: {error.stderr}",
+                untouched="The migration did nothing.",
+                remedy="Correct the command, and run this again.",
+            ) from error

@@ -1,0 +1,130 @@
+"""What became of the CDC tables: the catalog and the counts before and after the migration, compared."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import psycopg
+
+from backup.errors import DatabaseError
+from backup.postgres.database import Database
+from backup.postgres.snapshot import Count, count_rows
+from backup.postgres.tables import Table, find_again
+
+_LOCK_TIMEOUT = "30s"
+"""A killed migration tool leaves its statement running on the server, which may hold the tables for a while."""
+
+
+class Change(StrEnum):
+    """What happened to a table, the worst of it."""
+
+    DROPPED = "dropped"
+    REPLACED = "replaced"
+    RENAMED = "renamed"
+    EMPTIED = "emptied"
+    ROWS_LOST = "rows lost"
+    COLUMNS_LOST = "columns lost"
+    UNTOUCHED = "untouched"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of one table. `rows_after` is None where there is no table to count in."""
+
+    schema: str
+    name: str
+    change: Change
+    rows_before: int
+    rows_after: int | None
+    detail: str = ""
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the table, or something in it, is not where it was; not knowing counts as that."""
+        return self.change is not Change.UNTOUCHED
+
+
+def judge(database: Database, before: Sequence[Table], counts: Mapping[int, Count]) -> tuple[Verdict, ...]:
+    """Compare the tables of a snapshot with what the database holds now.
+
+    Never raises for what the database does: what cannot be read has the verdict `unknown`.
+    """
+    try:
+        with database.connect() as connection:
+            connection.execute("set row_security = off")
+            connection.execute("select set_config('lock_timeout', %s, false)", [_LOCK_TIMEOUT])
+            with connection.transaction():
+                after = find_again(connection, before)
+                rows = {oid: count.rows for oid, count in count_rows(connection, after).items()}
+    except (DatabaseError, psycopg.Error) as error:
+        return tuple(_unknown(table, _rows(counts, table), str(error)) for table in before)
+    by_oid = {table.oid: table for table in after}
+    by_name = {(table.schema, table.name): table for table in after}
+    return tuple(
+        _compare(table, _rows(counts, table), by_oid.get(table.oid), by_name.get((table.schema, table.name)), rows)
+        for table in before
+    )
+
+
+def _compare(
+    before: Table, rows_before: int, same: Table | None, namesake: Table | None, rows: Mapping[int, int]
+) -> Verdict:
+    """The verdict on a table, from what has its OID and what has its name now."""
+    now = same or namesake
+    rows_after = None if now is None else rows.get(now.oid, 0)
+    change, detail = _worst(before, rows_before, same, namesake, rows_after or 0)
+    return Verdict(
+        schema=before.schema,
+        name=before.name,
+        change=change,
+        rows_before=rows_before,
+        rows_after=rows_after,
+        detail=detail,
+    )
+
+
+def _worst(
+    before: Table, rows_before: int, same: Table | None, namesake: Table | None, rows_after: int
+) -> tuple[Change, str]:
+    if same is None:
+        if namesake is None:
+            return Change.DROPPED, ""
+        return Change.REPLACED, "another table has its name now"
+    if (same.schema, same.name) != (before.schema, before.name):
+        return Change.RENAMED, f"it is {same} now"
+    if rows_before and not rows_after:
+        return Change.EMPTIED, ""
+    if rows_after < rows_before:
+        return Change.ROWS_LOST, f"{rows_before - rows_after:,} fewer"
+    lost = _lost_columns(before, same)
+    if lost:
+        return Change.COLUMNS_LOST, ", ".join(lost)
+    return Change.UNTOUCHED, f"{rows_after - rows_before:,} rows more" if rows_after > rows_before else ""
+
+
+def _lost_columns(before: Table, after: Table) -> list[str]:
+    """The columns that are gone or hold values of another type, by number: a renamed one keeps its values."""
+    now = {column.number: column for column in after.columns}
+    lost = []
+    for column in before.columns:
+        if column.number not in now:
+            lost.append(f"{column.name} is gone")
+        elif now[column.number].type != column.type:
+            lost.append(f"{column.name} was {column.type} and is {now[column.number].type}")
+    return lost
+
+
+def _rows(counts: Mapping[int, Count], table: Table) -> int:
+    return counts[table.oid].rows if table.oid in counts else 0
+
+
+def _unknown(table: Table, rows_before: int, cause: str) -> Verdict:
+    return Verdict(
+        schema=table.schema,
+        name=table.name,
+        change=Change.UNKNOWN,
+        rows_before=rows_before,
+        rows_after=None,
+        detail=" ".join(cause.split()),
+    )

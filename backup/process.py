@@ -1,0 +1,251 @@
+"""Child processes: those that are captured and those that a person attends; the only `import subprocess`."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from backup.errors import ProcessError, UsageError
+from backup.signals import handled
+from backup.terminal import Copies
+
+STDERR_KEPT = 64 * 1024
+GRACE = 5.0
+"""Seconds that a child has between SIGTERM and SIGKILL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A captured child that ended with exit code 0.
+
+    `stdout` is whole; bytes of it that are not UTF-8 stand as surrogates (PEP 383), so that encoding it with
+    `surrogateescape` gives back every byte. `stderr` is its last 64 KiB, for people.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attended:
+    """A child that had our streams, and ended.
+
+    `returncode` is 128 + n when signal n ended it. `output` is what it wrote where that was listened to, at
+    most 256 KiB a stream, escape sequences included; else it is empty. `expired`: the time limit ended it.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    output: str
+    expired: bool
+
+
+def find_program(name: str) -> Path:
+    """The program that PATH gives for `name`; UsageError when there is none."""
+    found = shutil.which(name)
+    if found is None:
+        raise UsageError(
+            f"The program {name} was not found on PATH.",
+            untouched="Nothing was started and nothing was changed.",
+            remedy=f"Install {name}, or add the folder that holds it to PATH.",
+        )
+    return Path(found)
+
+
+def run(
+    argv: tuple[str, ...],
+    *,
+    environment: Mapping[str, str],
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    user: str | None = None,
+    group: str | None = None,
+    start_new_session: bool = False,
+) -> Finished:
+    """What a program says, once it has ended well.
+
+    It reads `stdin`, or nothing. Whatever interrupts the wait, the child has ended when the exception goes
+    on. A program that leaves a daemon behind must give that another stdout and stderr (`pg_ctl -l`): the
+    end of both streams is waited for.
+
+    Raises:
+        ProcessError: it could not be started, or ended with another exit code than 0.
+    """
+    with _started(
+        argv,
+        environment=environment,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        user=user,
+        group=group,
+        start_new_session=start_new_session,
+    ) as child:
+        stdout, stderr = child.communicate(None if stdin is None else stdin.encode())
+    said = stderr[-STDERR_KEPT:].decode(errors="replace")
+    if child.returncode != 0:
+        raise ProcessError(argv, _exit_code(child), said)
+    return Finished(argv=argv, returncode=0, stdout=stdout.decode(errors="surrogateescape"), stderr=said)
+
+
+def attend(
+    argv: tuple[str, ...],
+    *,
+    environment: Mapping[str, str],
+    cwd: Path,
+    stdout_to_stderr: bool = False,
+    listen: bool = False,
+    time_limit: float | None = None,
+) -> Attended:
+    """Waits for a program that talks to the person at our terminal as it would without us.
+
+    With a terminal on stdin it shares our session: Ctrl-C reaches it from the terminal, and what follows is
+    its decision. Without one it reads nothing, has a session of its own so that it cannot ask through
+    /dev/tty either, gets each of our signals, and is ended after `time_limit` seconds with all it started.
+    `stdout_to_stderr` gives it our stderr for its stdout; `listen` copies what it writes instead of leaving
+    our streams to it.
+
+    Raises:
+        ProcessError: it could not be started.
+    """
+    alone = not os.isatty(0)
+    stdout, stderr = 2 if stdout_to_stderr else 1, 2
+    child: subprocess.Popen[bytes] | None = None
+    early: list[signal.Signals] = []
+    expired = False
+
+    def deliver(number: signal.Signals) -> None:
+        if child is None:
+            early.append(number)
+        else:
+            _send(child, number, whole_session=alone)
+
+    def resize(number: signal.Signals) -> None:
+        # the child may have asked for the size, at the same signal, before its terminal had the new one
+        if copies.copy_sizes():
+            deliver(number) if alone else os.killpg(os.getpgrp(), number)
+
+    def expire() -> None:
+        nonlocal expired
+        if child is not None and child.poll() is None:
+            expired = True
+            _end(child, whole_session=True)
+
+    actions = {
+        signal.SIGINT: deliver if alone else lambda _: None,
+        signal.SIGTERM: deliver,
+        signal.SIGHUP: deliver,
+        signal.SIGWINCH: resize,
+    }
+    # what we said before stands before what the child says
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with (
+        Copies((stdout, stderr) if listen else ()) as copies,
+        handled(actions),
+        _started(
+            argv,
+            environment=environment,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL if alone else None,
+            stdout=copies.child_end(stdout),
+            stderr=copies.child_end(stderr),
+            start_new_session=alone,
+        ) as started,
+        _timer(time_limit if alone else None, expire),
+    ):
+        child = started
+        for number in early:
+            deliver(number)
+        copies.run(alive=lambda: started.poll() is None)
+        started.wait()
+    return Attended(argv=argv, returncode=_exit_code(started), output=copies.text, expired=expired)
+
+
+@contextlib.contextmanager
+def _timer(seconds: float | None, action: Callable[[], None]) -> Iterator[None]:
+    """Does something once in the background, when the block lasts longer."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, action)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+@contextlib.contextmanager
+def _started(
+    argv: tuple[str, ...],
+    *,
+    environment: Mapping[str, str],
+    cwd: Path | None,
+    stdin: int | None,
+    stdout: int,
+    stderr: int,
+    user: str | None = None,
+    group: str | None = None,
+    start_new_session: bool = False,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A running child that does not outlive the block."""
+    try:
+        child = subprocess.Popen(
+            argv,
+            env=environment,
+            cwd=cwd,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            user=user,
+            group=group,
+            # else a server that runs as another user would keep root's supplementary groups
+            extra_groups=() if user is not None else None,
+            start_new_session=start_new_session,
+        )
+    except OSError as error:
+        # the exit codes of a shell that cannot start a program (POSIX, Shell Command Language, 2.8.2)
+        raise ProcessError(argv, 127 if isinstance(error, FileNotFoundError) else 126, str(error)) from error
+    with child:
+        try:
+            yield child
+        except BaseException:
+            _end(child, whole_session=start_new_session)
+            raise
+
+
+def _end(child: subprocess.Popen[bytes], *, whole_session: bool) -> None:
+    """Ends a child, gently first; also when the wait for that is interrupted."""
+    _send(child, signal.SIGTERM, whole_session=whole_session)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
+            child.wait(timeout=GRACE)
+        finally:
+            _send(child, signal.SIGKILL, whole_session=whole_session)
+            child.wait()
+
+
+def _send(child: subprocess.Popen[bytes], number: signal.Signals, *, whole_session: bool) -> None:
+    """Sends a signal to a child, or to all that is left of the session that it leads."""
+    if not whole_session:
+        child.send_signal(number)
+        return
+    # nobody is left; macOS says so by EPERM while the dead are not yet waited for
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, number)
+
+
+def _exit_code(child: subprocess.Popen[bytes]) -> int:
+    """The exit code as a shell counts it."""
+    return 128 - child.returncode if child.returncode < 0 else child.returncode

@@ -1,0 +1,188 @@
+"""The recipes: `migration.backup`, `.pre`, `.push-safe`, `.full-safe`, `.run-safe`, `.list`."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.program import Program
+from invoke.tasks import Task
+
+from backup.cdc_backup import CDCBackup
+from backup.errors import CDCBackupError, ExitCode, InterruptedRunError, UsageError
+from backup.migration.command import MigrationCommand
+from backup.report import Report
+from backup.result import Result, Status
+
+_HELP = {
+    "config": "The configuration file; config/backup.yml is looked for from here upwards otherwise.",
+    "json": "One JSON object on stdout; everything for people goes to stderr.",
+    "yes": "Back up without asking.",
+    "path": "The folder for the new session, instead of the configured one.",
+    "table": "Only this table (a name, or schema.name); may be given several times.",
+    "without_backup": "Migrate with backups switched off, and with nothing to restore from.",
+}
+
+_TAKING_A_VALUE = ("--path", "--table", "--config")
+
+_FAILURES = {
+    ExitCode.DECLINED: Status.DECLINED,
+    ExitCode.DESTROYED: Status.DESTROYED,
+    ExitCode.INTERRUPTED: Status.INTERRUPTED,
+}
+
+
+@contextmanager
+def _safely(context: Context, config: str | None, json: bool, path: str | None = None) -> Iterator[CDCBackup]:
+    """A recipe's body: the one place where errors become exits, in words and as JSON."""
+    report = Report(as_json=json)
+    result = Result()
+    try:
+        with _ended_like_interrupted():
+            cdc = CDCBackup(path, config=config, report=report, dry=bool(context.config.run.dry))
+            result = cdc.result
+            yield cdc
+    except KeyboardInterrupt:
+        _end(report, result, InterruptedRunError(_what_interrupted_leaves(result)))
+    except CDCBackupError as error:
+        _end(report, result, error)
+    report.emit(result.as_json(ExitCode.DONE, ""))
+
+
+def _end(report: Report, result: Result, error: CDCBackupError) -> None:
+    result.status = _FAILURES.get(error.exit_code, Status.FAILED)
+    report.fail(str(error))
+    report.emit(result.as_json(error.exit_code, str(error)))
+    raise Exit(code=error.exit_code)
+
+
+def _what_interrupted_leaves(result: Result) -> str:
+    if result.ran:
+        return "Interrupted after the migration had been started: look what it did before you go on."
+    if result.session:
+        return f"Interrupted. The session {result.session.path} is complete; no migration was started."
+    return "Interrupted. No session was published, no migration was started; the database was only read."
+
+
+@contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """SIGTERM and SIGHUP clean up as Ctrl-C does."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signals = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
+    for number in signals:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _arguments() -> tuple[str, ...]:
+    """What stands after `--`, word by word: Invoke itself joins it with blanks and loses the quoting."""
+    return tuple(sys.argv[sys.argv.index("--") + 1 :]) if "--" in sys.argv else ()
+
+
+def backup(
+    context: Context, path: str | None = None, table: Sequence[str] = (), config: str | None = None, json: bool = False
+) -> None:
+    """Back up every CDC table, or the named ones, into a new session."""
+    with _safely(context, config, json, path) as cdc:
+        cdc.run_backup(table, interactive=False)
+
+
+def pre(
+    context: Context, path: str | None = None, config: str | None = None, json: bool = False, yes: bool = False
+) -> None:
+    """Look what is there, say what is at risk, ask, back up."""
+    with _safely(context, config, json, path) as cdc:
+        cdc.prepare(ask=not yes)
+
+
+def push_safe(
+    context: Context, config: str | None = None, json: bool = False, yes: bool = False, without_backup: bool = False
+) -> None:
+    """Back up, run drizzle-kit push (with what follows --), say what it did to the CDC tables."""
+    with _safely(context, config, json) as cdc:
+        command = MigrationCommand(argv=(*cdc.settings.push, *_arguments()), directory=cdc.settings.directory)
+        cdc.run_safe([command], ask=not yes, without_backup=without_backup)
+
+
+def full_safe(
+    context: Context, config: str | None = None, json: bool = False, yes: bool = False, without_backup: bool = False
+) -> None:
+    """Back up, run drizzle-kit generate (with what follows --) and migrate, say what they did to the CDC tables."""
+    with _safely(context, config, json) as cdc:
+        settings = cdc.settings
+        commands = [
+            MigrationCommand(argv=(*settings.generate, *_arguments()), directory=settings.directory),
+            MigrationCommand(argv=settings.migrate, directory=settings.directory),
+        ]
+        cdc.run_safe(commands, ask=not yes, without_backup=without_backup)
+
+
+def run_safe(
+    context: Context, config: str | None = None, json: bool = False, yes: bool = False, without_backup: bool = False
+) -> None:
+    """Back up, run the command that follows --, say what it did to the CDC tables."""
+    with _safely(context, config, json) as cdc:
+        if not _arguments():
+            raise UsageError(
+                "No command was given.",
+                untouched="Nothing was done.",
+                remedy="Write it after two dashes: run-safe -- alembic upgrade head",
+            )
+        command = MigrationCommand(argv=_arguments(), directory=Path.cwd())
+        cdc.run_safe([command], ask=not yes, without_backup=without_backup)
+
+
+def list_sessions(context: Context, path: str | None = None, config: str | None = None, json: bool = False) -> None:
+    """List the sessions, newest first."""
+    with _safely(context, config, json, path) as cdc:
+        cdc.list_sessions()
+
+
+def _recipe(body: Callable[..., None], name: str) -> Task[Callable[..., None]]:
+    parameters = body.__annotations__.keys() & _HELP.keys()
+    # Invoke prints only the first line of a help text whole, and takes short flags by the first letter free:
+    # none, so that a new flag never changes what an old one means.
+    return Task(
+        body,
+        name=name,
+        help={parameter: _HELP[parameter] for parameter in parameters},
+        iterable=["table"] if "table" in parameters else (),
+        auto_shortflags=False,
+    )
+
+
+migration = Collection(
+    "migration",
+    _recipe(backup, "backup"),
+    _recipe(pre, "pre"),
+    _recipe(push_safe, "push-safe"),
+    _recipe(full_safe, "full-safe"),
+    _recipe(run_safe, "run-safe"),
+    _recipe(list_sessions, "list"),
+)
+"""For a team's own `tasks.py`: `ns = Collection(migration)`."""
+
+
+def main() -> None:
+    """The console script `cdc-backup`: the same recipes without a `tasks.py`.
+
+    There `cdc-backup backup PATH` is `cdc-backup backup --path PATH`, for scripts of package.json, which
+    append what they are given.
+    """
+    argv = list(sys.argv)
+    if len(argv) > 2 and argv[1] == "backup" and not argv[-1].startswith("-") and argv[-2] not in _TAKING_A_VALUE:
+        argv.insert(-1, "--path")
+    Program(name="cdc-backup", binary="cdc-backup", namespace=migration, version=version("cdc-backup")).run(argv)

@@ -1,0 +1,111 @@
+"""What a person sees: lines, tables, progress, questions; and the same facts as JSON for a machine."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.prompt import Confirm
+from rich.table import Table as Grid
+
+_PATIENCE = 1.0
+"""Seconds after which a step says how far it is."""
+
+
+class Report:
+    """Speaks to a person on the terminal; with `as_json` on stderr, so that stdout is left to `emit`."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        # Names of tables and paths are not markup, and a log of a CI run is not 80 columns wide.
+        self._console = Console(
+            stderr=as_json, markup=False, highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty()
+        )
+
+    @property
+    def attended(self) -> bool:
+        """Whether somebody is there who can see a question and answer it."""
+        return sys.stdin is not None and sys.stdin.isatty() and self._console.is_terminal
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line, or several; control characters in names are shown, not obeyed."""
+        self._console.print("\n".join(map(_visible, text.split("\n"))), style=style or None)
+
+    def warn(self, text: str) -> None:
+        """A line that must not be overlooked."""
+        self.say(text, "bold yellow")
+
+    def fail(self, text: str) -> None:
+        """Why it did not work."""
+        self.say(text, "bold red")
+
+    def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """A table whose columns are text; one of numbers is named by a heading that begins with `#`."""
+        grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for heading in headings:
+            grid.add_column(heading.removeprefix("#"), justify="right" if heading.startswith("#") else "left")
+        for row in rows:
+            grid.add_row(*map(_visible, row))
+        self._console.print(grid)
+
+    def ask(self, question: str) -> bool:
+        """A question to which Enter means yes; Ctrl-D means no."""
+        try:
+            return Confirm.ask(question, console=self._console, default=True)
+        except EOFError:
+            return False
+
+    @contextmanager
+    def step(self, what: str, total: int | None = None, done: Callable[[], int] | None = None) -> Iterator[None]:
+        """Show, once it takes longer than a second, what is being done; `done()` of `total` bytes."""
+        over = threading.Event()
+        show = self._bar if self._console.is_terminal else self._lines
+        watcher = threading.Thread(target=show, args=(what, total, done or (lambda: 0), over), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+    def emit(self, value: dict[str, Any]) -> None:
+        """The one JSON object on stdout."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(value) + "\n")
+            sys.stdout.flush()
+
+    def _bar(self, what: str, total: int | None, done: Callable[[], int], over: threading.Event) -> None:
+        if over.wait(_PATIENCE):
+            return
+        columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
+        if total:
+            columns.insert(2, DownloadColumn())
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            task: TaskID = progress.add_task(_visible(what), total=total or None)
+            while not over.wait(0.2):
+                progress.update(task, completed=done())
+
+    def _lines(self, what: str, total: int | None, done: Callable[[], int], over: threading.Event) -> None:
+        pause = _PATIENCE
+        while not over.wait(pause):
+            self.say(f"{what}: {decimal(done())} of about {decimal(total)}" if total else f"{what} …")
+            pause = min(pause * 2, 60.0)
+
+
+def size(count: int) -> str:
+    """Bytes for people: 1.2 MB."""
+    return decimal(count)
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 row`, `1,234 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)

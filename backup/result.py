@@ -1,0 +1,96 @@
+"""What a run did, filled in as it goes, so that a failure can tell what came before it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from backup.migration.verdict import Verdict
+from backup.postgres.snapshot import Count
+from backup.postgres.tables import Table
+from backup.session.folder import Listed, Session
+
+
+class Status(StrEnum):
+    """What a run came to, for machines."""
+
+    BACKED_UP = "backed up"
+    NOTHING_TO_BACK_UP = "nothing to back up"
+    DISABLED = "disabled"
+    DRY_RUN = "dry run"
+    MIGRATED = "migrated"
+    LISTED = "listed"
+    FAILED = "failed"
+    DECLINED = "declined"
+    DESTROYED = "destroyed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """A migration command that was run, and the exit code that it gave."""
+
+    argv: tuple[str, ...]
+    exit_code: int
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What a run did up to now; `tables` and `counts` are those that the verdict compares with."""
+
+    status: Status | None = None
+    session: Session | None = None
+    tables: tuple[Table, ...] = ()
+    counts: dict[int, Count] = field(default_factory=dict)
+    ran: list[Ran] = field(default_factory=list)
+    verdict: tuple[Verdict, ...] | None = None
+    sessions: tuple[Listed, ...] | None = None
+
+    def as_json(self, exit_code: int, message: str) -> dict[str, Any]:
+        """The object that the README documents: rows are counts, sizes bytes, times UTC in ISO 8601."""
+        manifest = self.session.manifest if self.session else None
+        value: dict[str, Any] = {
+            "status": self.status,
+            "session": str(self.session.path) if self.session else None,
+            "tables": [
+                {"schema": table.schema_name, "name": table.name, "rows": table.rows, "file": table.file}
+                for table in (manifest.tables if manifest else ())
+                if table.file
+            ],
+            "skipped": [
+                {"schema": skipped.schema_name, "name": skipped.name, "reason": skipped.reason}
+                for skipped in (manifest.skipped if manifest else ())
+            ],
+            "exit_code": exit_code,
+            "message": message,
+        }
+        if self.ran:
+            value["migration"] = {"argv": self.ran[-1].argv, "exit_code": self.ran[-1].exit_code}
+        if self.verdict is not None:
+            value["verdict"] = [
+                {
+                    "schema": verdict.schema,
+                    "name": verdict.name,
+                    "change": verdict.change,
+                    "rows_before": verdict.rows_before,
+                    "rows_after": verdict.rows_after,
+                }
+                for verdict in self.verdict
+            ]
+        if self.sessions is not None:
+            value["sessions"] = [_listed(listed) for listed in self.sessions]
+        return value
+
+
+def _listed(listed: Listed) -> dict[str, Any]:
+    manifest = listed.manifest
+    return {
+        "session": listed.path.name,
+        "path": str(listed.path),
+        "created": manifest.created.isoformat() if manifest else None,
+        "database": manifest.database if manifest else None,
+        "tables": len(manifest.tables) if manifest else None,
+        "rows": sum(table.rows for table in manifest.tables) if manifest else None,
+        "bytes": listed.bytes,
+        "complete": not listed.problem,
+        "problem": listed.problem or None,
+    }
