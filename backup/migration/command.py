@@ -13,8 +13,8 @@ from backup.process import Attended, attend
 
 __all__ = ["Attended", "MigrationCommand"]
 
-_PASSWORD = re.compile(r"(://[^:/?#]*:|\bpassword=)[^@\s&]+", re.IGNORECASE)
-"""In a URL, in its query, and in a keyword string."""
+_PASSWORDS = (re.compile(r"(://[^:/@?#\s]*:)\S*(?=@)"), re.compile(r"(\bpassword=)('[^']*'|[^\s&]+)", re.IGNORECASE))
+"""In a URL; in its query, and in a keyword string."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,11 @@ class MigrationCommand:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The command line as it may be shown: a URL's password is not."""
-        return tuple(_PASSWORD.sub(r"\1***", word) for word in self.argv)
+        """The command line as it may be shown: a password in a connection string is not."""
+        shown = self.argv
+        for pattern in _PASSWORDS:
+            shown = tuple(pattern.sub(r"\1***", word) for word in shown)
+        return shown
 
     @property
     def is_drizzle(self) -> bool:

@@ -47,11 +47,20 @@ def read_archive(folder: Path) -> tuple[Entry, ...]:
     """All entries of the archive in `folder`, in the order in which they can be restored.
 
     Raises:
-        BackupError: it is no archive in directory format, or of a version that is not known here.
+        BackupError: it is no whole archive in directory format, or of a version that is not known here.
     """
-    data = memoryview((folder / "toc.dat").read_bytes())
+    try:
+        return _entries(memoryview((folder / "toc.dat").read_bytes()))
+    except (FileNotFoundError, IndexError, ValueError, struct.error) as error:
+        raise BackupError(
+            "pg_dump ended as if all were well, and wrote no whole table of contents.",
+            untouched="No session was written.",
+        ) from error
+
+
+def _entries(data: memoryview) -> tuple[Entry, ...]:
     if bytes(data[:5]) != _MAGIC:
-        raise BackupError(f"{folder.name}/toc.dat is no archive of pg_dump's.")
+        raise ValueError("no archive of pg_dump's")
     version = (data[5], data[6])
     if version not in _KNOWN_VERSIONS:
         raise BackupError(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backup.postgres.tables import Connection, Table
+from backup.postgres.tables import Address, Connection, Table
 
 # Views over views as well, and what takes a row of a table or view as an argument.
 _DEPENDENTS = """
@@ -75,7 +75,7 @@ class Dependent:
     `statement` makes it, save for a view, which pg_dump writes: `view` is then its qualified name.
     """
 
-    oid: int
+    address: Address
     kind: str
     names: tuple[str, ...]
     arguments: tuple[str, ...]
@@ -92,7 +92,7 @@ def find_dependents(connection: Connection, tables: Sequence[Table]) -> tuple[De
     rows = connection.execute(_DEPENDENTS, {"t": [table.oid for table in tables]})
     return tuple(
         Dependent(
-            oid=oid,
+            address=(classid, oid),
             kind=kind,
             names=tuple(names),
             arguments=tuple(arguments),
@@ -101,5 +101,5 @@ def find_dependents(connection: Connection, tables: Sequence[Table]) -> tuple[De
             statement=statement or "",
             view=(view[0], view[1]) if view else None,
         )
-        for _, oid, kind, names, arguments, identity, roots, statement, view in rows
+        for classid, oid, kind, names, arguments, identity, roots, statement, view in rows
     )

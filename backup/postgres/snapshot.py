@@ -10,7 +10,16 @@ from psycopg import sql
 
 from backup.errors import BackupError, UsageError
 from backup.postgres.database import Database
-from backup.postgres.tables import Connection, Kind, Obstacle, Schemas, Table, find_obstacles, find_tables, missing_schemas
+from backup.postgres.tables import (
+    Connection,
+    Kind,
+    Obstacle,
+    Schemas,
+    Table,
+    find_obstacles,
+    find_tables,
+    missing_schemas,
+)
 
 _ATTEMPTS = 5
 _TABLES_A_QUERY = 500

@@ -10,6 +10,9 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+Address = tuple[int, int]
+"""The OIDs of a catalog and of an object in it, as in `pg_depend`."""
+
 Schemas = tuple[str, ...] | Literal["*"]
 
 

@@ -1,20 +1,25 @@
 """Which of pg_dump's entries belong to which table, and when in a restore their turn is."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from backup.errors import BackupError
 from backup.postgres.archive import Entry
-from backup.postgres.needs import Address, Need, Surroundings
-from backup.postgres.tables import Table
+from backup.postgres.dependents import Dependent
+from backup.postgres.needs import Need
+from backup.postgres.surroundings import Surroundings
+from backup.postgres.tables import Address, Table
 from backup.session.dump import Dump, Rows
 
 _TABLES = frozenset({"TABLE", "FOREIGN TABLE"})
+_VIEWS = frozenset({"VIEW", "MATERIALIZED VIEW"})
 _OF_NO_TABLE = frozenset({"ENCODING", "STDSTRINGS", "SEARCHPATH", "DATABASE", "DATABASE PROPERTIES"})
 _ELSEWHERE = _TABLES | _OF_NO_TABLE | {"TABLE DATA", "STATISTICS DATA"}
 _UPON = frozenset({"ACL", "COMMENT", "SECURITY LABEL", "SEQUENCE SET"})
 _LATE = frozenset({"FK CONSTRAINT", "INDEX ATTACH"})
+_SETVAL = re.compile(r"setval\('.*', (-?\d+), (true|false)\);", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,8 @@ class TableContents:
 
     `details` follow the rows: sequences, defaults, constraints, indexes, triggers, rules, policies,
     comments. `late` needs other tables to be back: foreign keys, an index's place in a partitioned one.
-    `statements` are those for which pg_dump has no entry.
+    `sequences` are the columns that own one, with where it stood and whether it had been used.
+    `statistics` and `publications` are statements, for which pg_dump has no entry.
     """
 
     table: Table
@@ -43,12 +49,29 @@ class TableContents:
     attachments: list[Entry] = field(default_factory=list)
     late: list[Entry] = field(default_factory=list)
     grants: list[Entry] = field(default_factory=list)
+    sequences: list[tuple[str, int, bool]] = field(default_factory=list)
     statistics: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
 
 
-def sort_contents(tables: Sequence[Table], surroundings: Surroundings, dump: Dump) -> tuple[TableContents, ...]:
-    """The tables with all that comes back with each, in the order in which they can be restored.
+@dataclass(kw_only=True)
+class DependentContents:
+    """What hangs on tables and goes with them: pg_dump's entries where it is a view, else its statement."""
+
+    dependent: Dependent
+    entries: list[Entry] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """All that a session holds, in the order in which it can be restored: dependents after all tables."""
+
+    tables: tuple[TableContents, ...]
+    dependents: tuple[DependentContents, ...]
+
+
+def sort_contents(tables: Sequence[Table], surroundings: Surroundings, dump: Dump) -> Contents:
+    """The tables with all that comes back with each, and with what hangs on them.
 
     Raises:
         BackupError: pg_dump wrote an entry that belongs to none of the tables.
@@ -72,17 +95,26 @@ def sort_contents(tables: Sequence[Table], surroundings: Surroundings, dump: Dum
         for entry in dump.entries
         if entry.kind in _TABLES and entry.oid in by_oid
     }
-    owner_of = _Owners(dump.entries, by_oid, surroundings)
+    dependents = {d.address: DependentContents(dependent=d) for d in surroundings.dependents}
+    views = {d.dependent.address[1]: d for d in dependents.values() if d.dependent.view}
+    owner_of = _Owners(dump.entries, by_oid, frozenset(views), surroundings)
+    entries = {entry.dump_id: entry for entry in dump.entries}
     for entry in dump.entries:
         if entry.kind in _ELSEWHERE:
             continue
         oid = owner_of(entry)
-        if oid is not None:
+        if oid in views:
+            views[oid].entries.append(entry)
+        elif oid is not None:
             _place(contents[oid], entry)
+            value = _SETVAL.search(entry.text) if entry.kind == "SEQUENCE SET" else None
+            if value is not None:
+                column = surroundings.sequences[entries[entry.depends_on[0]].oid]
+                contents[oid].sequences.append((column, int(value[1]), value[2] == "true"))
     for oid, statements in surroundings.statistics.items():
         if not any(entry.kind == "STATISTICS" for entry in contents[oid].details):
             contents[oid].statistics = statements
-    return tuple(contents.values())
+    return Contents(tables=tuple(contents.values()), dependents=tuple(dependents.values()))
 
 
 def _place(contents: TableContents, entry: Entry) -> None:
@@ -99,18 +131,21 @@ def _place(contents: TableContents, entry: Entry) -> None:
 class _Owners:
     """Tells an entry's table by catalog OID, and of what has none by the entry that it speaks of."""
 
-    def __init__(self, entries: tuple[Entry, ...], tables: dict[int, Table], surroundings: Surroundings) -> None:
+    def __init__(
+        self, entries: tuple[Entry, ...], tables: dict[int, Table], views: frozenset[int], surroundings: Surroundings
+    ) -> None:
         self._entries = {entry.dump_id: entry for entry in entries}
         self._tables = tables
+        self._relations = views.union(tables)
         self._parts = surroundings.parts
         self._needs = {need.address for needs in surroundings.needs.values() for need in needs}
 
     def __call__(self, entry: Entry) -> int | None:
-        """The OID of the entry's table; None where it belongs to something that tables need."""
+        """The OID of the entry's table or view; None where it belongs to something that tables need."""
         if entry.kind == "TABLE ATTACH":
             both = {self._entries[d].oid for d in entry.depends_on if d in self._entries} & self._tables.keys()
             return next(oid for oid in both if len(both) == 1 or both.intersection(self._tables[oid].parents))
-        if entry.oid in self._tables and (entry.kind in _TABLES or not entry.catalog):
+        if entry.oid in self._relations and (entry.kind in _TABLES | _VIEWS or not entry.catalog):
             return entry.oid
         if (entry.catalog, entry.oid) in self._parts:
             return self._parts[entry.catalog, entry.oid]

@@ -11,8 +11,8 @@ from backup.errors import BackupError
 from backup.postgres.archive import Entry, read_archive
 from backup.postgres.clients import Clients
 from backup.postgres.database import Database
-from backup.postgres.needs import Surroundings
 from backup.postgres.snapshot import Count, Snapshot
+from backup.postgres.surroundings import Surroundings
 from backup.postgres.tables import Table
 from backup.process import run
 from backup.session.rows import count_copied, count_inserted
@@ -89,7 +89,7 @@ def dump_tables(
             main,
             *_inserts(_ROWS_PER_INSERT[0]),
             *_patterns("--table", snapshot.tables),
-            *_sequence_patterns(surroundings),
+            *_relation_patterns(surroundings),
             *_patterns("--exclude-table-data", elsewhere),
         )
         _refuse_gaps(snapshot, entries, main, elsewhere)
@@ -215,9 +215,11 @@ def _patterns(option: str, tables: Sequence[Table]) -> Iterator[str]:
             yield f"{option}={schema}.({'|'.join(quoted[start : start + _NAMES_A_PATTERN])})"
 
 
-def _sequence_patterns(surroundings: Surroundings) -> Iterator[str]:
-    """Options for the sequences that no column owns: pg_dump takes them like tables."""
-    for schema, name in sorted({n.sequence for needs in surroundings.needs.values() for n in needs if n.sequence}):
+def _relation_patterns(surroundings: Surroundings) -> Iterator[str]:
+    """Options for what pg_dump takes like a table: sequences that no column owns, views over the tables."""
+    sequences = {need.sequence for needs in surroundings.needs.values() for need in needs if need.sequence}
+    views = {dependent.view for dependent in surroundings.dependents if dependent.view}
+    for schema, name in sorted(sequences | views):
         yield f"--table={_quoted(schema)}.{_quoted(name)}"
 
 

@@ -152,6 +152,12 @@ def publish(partial: Path) -> Path:
     return final
 
 
+def hash_file(path: Path) -> str:
+    """The file's SHA-256, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def folder_size(folder: Path) -> int:
     """The bytes of all files below the folder, also while they come and go."""
     size = 0

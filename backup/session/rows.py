@@ -38,8 +38,9 @@ def count_inserted(path: Path) -> Written:
     """
     rows = largest = begin = end = in_statement = 0
     with _bytes_of(path) as data:
-        for line in _LINE.finditer(data):
-            start, end = line.start(), line.end()
+        # Not finditer: behind a string without an end it would go on, and take the string's lines for rows.
+        while line := _LINE.match(data, end):
+            start, end = line.span()
             first = data[start]
             if first == _I:
                 begin, in_statement = start, 0

@@ -1,6 +1,5 @@
 """A session, written from a snapshot: dumped, assembled, described, published."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -11,10 +10,10 @@ from pathlib import Path
 from backup.errors import BackupError
 from backup.postgres.clients import Clients
 from backup.postgres.database import Database
-from backup.postgres.needs import look_around
 from backup.postgres.snapshot import Snapshot
+from backup.postgres.surroundings import look_around
 from backup.postgres.tables import Kind
-from backup.session.contents import TableContents, sort_contents
+from backup.session.contents import Contents, TableContents, sort_contents
 from backup.session.dump import dump_tables
 from backup.session.folder import (
     MANIFEST,
@@ -26,6 +25,7 @@ from backup.session.folder import (
     SkippedTable,
     TableKind,
     file_name,
+    hash_file,
     publish,
     session_name,
 )
@@ -51,12 +51,16 @@ def write_session(snapshot: Snapshot, *, database: Database, clients: Clients, p
     dump = dump_tables(snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs)
     contents = sort_contents(snapshot.tables, surroundings, dump)
     files: dict[int, str] = {}
-    for table in contents:
+    for table in contents.tables:
         if table.rows:
             files[table.table.oid] = file_name(table.table.schema, table.table.name, files.values())
     title = f"{snapshot.database}, {snapshot.moment:%Y-%m-%d %H:%M:%S} UTC"
     with ThreadPoolExecutor(max_workers=jobs) as threads:
-        saved = list(threads.map(lambda table: _save(table, partial, files.get(table.table.oid), title), contents))
+        saved = list(
+            threads.map(
+                lambda table: _save(table, contents, partial, files.get(table.table.oid), title), contents.tables
+            )
+        )
     restore_sha256 = _write(partial / RESTORE_SCRIPT, restore_script(contents, files, title))
     shutil.rmtree(work)
     manifest = Manifest(
@@ -87,13 +91,13 @@ def write_session(snapshot: Snapshot, *, database: Database, clients: Clients, p
     return Session(path=publish(partial), manifest=manifest)
 
 
-def _save(contents: TableContents, partial: Path, file: str | None, title: str) -> SavedTable:
+def _save(saved: TableContents, contents: Contents, partial: Path, file: str | None, title: str) -> SavedTable:
     """Write the table's file, where it has rows; what there is to know of it."""
-    table, rows = contents.table, contents.rows
+    table, rows = saved.table, saved.rows
     digest = None
     if rows and file:
-        head = before_rows(contents, f"{table}: {rows.count} rows of {title}")
-        digest = _write(partial / file, head, rows.file, after_rows(contents))
+        head = before_rows(saved, f"{table}: {rows.count} rows of {title}")
+        digest = _write(partial / file, head, rows.file, after_rows(saved, contents.dependents))
     return SavedTable(
         schema_name=table.schema,
         name=table.name,
@@ -103,7 +107,7 @@ def _save(contents: TableContents, partial: Path, file: str | None, title: str) 
         file=file,
         bytes=(partial / file).stat().st_size if file else None,
         sha256=digest,
-        written_as=_written_as(contents),
+        written_as=_written_as(saved),
         key=table.key,
         columns=tuple((column.number, column.name, column.type) for column in table.columns),
     )
@@ -111,7 +115,6 @@ def _save(contents: TableContents, partial: Path, file: str | None, title: str) 
 
 def _write(target: Path, head: Iterable[str], rows: Path | None = None, foot: Iterable[str] = ()) -> str:
     """Write a file around rows that the kernel copies into place, and remove those; its SHA-256."""
-    digest = hashlib.sha256()
     with target.open("xb") as file:
         for text in head:
             file.write(text.encode("utf-8", "surrogateescape"))
@@ -122,9 +125,7 @@ def _write(target: Path, head: Iterable[str], rows: Path | None = None, foot: It
             file.seek(0, os.SEEK_END)
         for text in foot:
             file.write(text.encode("utf-8", "surrogateescape"))
-    with target.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    return digest.hexdigest()
+    return hash_file(target)
 
 
 def _splice(source: Path, target: int) -> None:

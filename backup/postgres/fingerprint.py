@@ -1,0 +1,46 @@
+"""A table's fingerprint: how many rows it has, and a hash of them that no order changes."""
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from backup.postgres.tables import Connection, Table
+
+SETTINGS = """\
+SET LOCAL datestyle = 'ISO';
+SET LOCAL intervalstyle = 'postgres';
+SET LOCAL timezone = 'UTC';
+SET LOCAL extra_float_digits = 1;
+SET LOCAL bytea_output = 'hex'"""
+"""Under these a value has one text form, which shows all of it: `-0`, trailing zeros, the padding of char."""
+
+
+def fingerprint(table: sql.Composable, columns: Sequence[str]) -> sql.Composed:
+    """The expression of a table's fingerprint, `rows:hash`, to be computed under `SETTINGS`.
+
+    The hash is the sum of the rows' MD5 in two halves, so that the same row twice counts twice. A row's
+    text has its columns by name, so that their order does not count; in it NULL differs from an empty text.
+    """
+    row = sql.SQL(", ").join(sql.Identifier("r", name) for name in sorted(columns))
+    half = "pg_catalog.sum(('x' || pg_catalog.{side}(h, 16))::pg_catalog.bit(64)::pg_catalog.int8)::pg_catalog.text"
+    return sql.SQL(
+        "(select pg_catalog.concat_ws(':', pg_catalog.count(*), {left}, {right})"
+        " from (select pg_catalog.md5(row({row})::pg_catalog.text) from only {table} as r) as x (h))"
+    ).format(
+        row=row,
+        table=table,
+        left=sql.SQL(half).format(side=sql.SQL("left")),
+        right=sql.SQL(half).format(side=sql.SQL("right")),
+    )
+
+
+def fingerprint_tables(connection: Connection, tables: Sequence[Table]) -> dict[int, str]:
+    """The fingerprints of `tables`, by OID, computed by the server."""
+    found = {}
+    with connection.transaction():
+        connection.execute(SETTINGS)
+        for table in tables:
+            expression = fingerprint(table.identifier, [column.name for column in table.columns])
+            row = connection.execute(sql.SQL("select {}").format(expression)).fetchone()
+            found[table.oid] = str(row[0]) if row else ""
+    return found

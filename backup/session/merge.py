@@ -1,0 +1,238 @@
+r"""What psql does with a table that is there already: put it aside, compare, bring in what it lacks.
+
+The psql variable `cdc_mode`, which the setting `cdc.mode` repeats for blocks, says how: `missing` adds rows
+that are missing, `replace` makes the table what the backup holds, `aside` leaves it alone and moves the
+backup's rows into the schema `cdc_schema`. Who types `psql -f` sets none of them and gets `by hand`, which is
+`missing` but refuses where a person should choose.
+"""
+
+from backup.postgres.tables import Table
+from backup.session.contents import TableContents
+from backup.session.statements import block, identifier, literal
+
+_PUT_ASIDE = "cdc-backup: put aside"
+_UNCHANGED = "nothing was changed"
+_ASIDE = "cdc-backup restore --mode aside brings the backup's rows into a schema of their own, to compare and merge."
+_WAY_OUT = (
+    "cdc-backup restore --mode aside brings the backup's rows into a schema of their own,"
+    " --mode replace makes the table what the backup holds."
+)
+
+
+def put_aside(table: Table) -> str:
+    """Refuse a table that the rows do not fit, else give it another name for the time being."""
+    name = literal(identifier(table.schema, table.name))
+    # The columns whose values a row of the backup brings, or computes.
+    names, types = ([getattr(column, part) for column in table.columns] for part in ("name", "type"))
+    return (
+        block(
+            f"""\
+    IF pg_catalog.current_setting('cdc.mode') = 'aside' THEN
+        RETURN;
+    END IF;
+    IF (SELECT relkind FROM pg_catalog.pg_class WHERE oid = there) <> {literal(table.kind)} THEN
+        RAISE EXCEPTION {literal(f"{table} is no table of the same sort any more; {_UNCHANGED}")}
+            USING HINT = {literal(_ASIDE)};
+    END IF;
+    SELECT pg_catalog.string_agg(pg_catalog.format('%I %s', b.name, b.type), ', ') INTO change
+    FROM unnest({_array(names)}, {_array(types)}) AS b (name, type)
+    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                      WHERE a.attrelid = there AND a.attname = b.name AND a.attnum > 0 AND NOT a.attisdropped
+                        AND pg_catalog.format_type(a.atttypid, a.atttypmod) = b.type);
+    IF change IS NOT NULL THEN
+        RAISE EXCEPTION '% has no such columns any more: %; {_UNCHANGED}', {literal(str(table))}, change
+            USING HINT = {literal(_ASIDE)};
+    END IF;
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ') INTO change
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = there AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> ALL ({_array(names)})
+      -- A row that is added gets a default there, or nothing.
+      AND (pg_catalog.current_setting('cdc.mode') <> 'missing'
+           OR a.attnotnull AND NOT a.atthasdef AND a.attidentity = '');
+    IF change IS NOT NULL THEN
+        RAISE EXCEPTION '% has columns that the backup does not know: %; {_UNCHANGED}', {literal(str(table))}, change
+            USING HINT = {literal(_ASIDE)};
+    END IF;
+""",
+            declarations=f"    there pg_catalog.regclass := {name};\n    change pg_catalog.text;\n",
+        )
+        + f"ALTER TABLE {identifier(table.schema, table.name)} RENAME TO {identifier(_PUT_ASIDE)};\n"
+    )
+
+
+def leave_aside(contents: TableContents, gone: str) -> str:
+    """Move the backup's rows into the other schema; a table that was there gets its name back."""
+    table = contents.table
+    name = identifier(table.schema, table.name)
+    return (
+        block(
+            "    FOR parent IN SELECT inhparent::pg_catalog.regclass FROM pg_catalog.pg_inherits\n"
+            f"                  WHERE inhrelid = {literal(name)}::pg_catalog.regclass LOOP\n"
+            f"        EXECUTE pg_catalog.format('ALTER TABLE {name.replace('%', '%%')} NO INHERIT %s', parent);\n"
+            "    END LOOP;\n",
+            declarations="    parent pg_catalog.regclass;\n",
+        )
+        + f'ALTER TABLE {name} SET SCHEMA :"cdc_schema";\n'
+        + f"\\if :{gone}\n\\else\nALTER TABLE {identifier(table.schema, _PUT_ASIDE)} RENAME TO"
+        + f" {identifier(table.name)};\n\\endif\n"
+    )
+
+
+def merge(contents: TableContents) -> str:
+    """Bring the backup's rows into the table that was put aside, past its triggers and rules, and give it
+    its name back. Sets the psql variables `cdc_added`, `cdc_differ` and `cdc_removed` to numbers of rows.
+    """
+    table = contents.table
+    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    columns = ", ".join(identifier(column.name) for column in table.columns if not column.generated)
+    into = f" ({columns}) OVERRIDING SYSTEM VALUE" if columns else ""
+    missing = _missing_by_key(table) if table.key else _missing_by_row(table)
+    return (
+        _switches(there)
+        + f":cdc_off\n\\set cdc_differ 0\n\\set cdc_removed 0\n\\if :cdc_replace\n{_refuse_cascade(table)}"
+        + f"""\
+DELETE FROM ONLY {there} WHERE ctid IN (
+    SELECT t.ctid
+    FROM (SELECT ctid, {_row(table)} AS r, row_number() OVER (PARTITION BY {_row(table)}) AS n FROM ONLY {there}) AS t
+    LEFT JOIN (SELECT {_row(table)} AS r, count(*) AS n FROM ONLY {name} GROUP BY 1) AS b USING (r)
+    WHERE t.n > coalesce(b.n, 0));
+\\set cdc_removed :ROW_COUNT
+INSERT INTO {there}{into} SELECT {columns} {_missing_by_row(table)};
+\\set cdc_added :ROW_COUNT
+"""
+        + _refuse_difference(table, both_ways=True)
+        + "\\else\n"
+        + (_count_differing(table) if table.key else _refuse_by_hand(table))
+        + f"INSERT INTO {there}{into} SELECT {columns} {missing};\n"
+        + "\\set cdc_added :ROW_COUNT\n"
+        + (_refuse_missing(table) if table.key else _refuse_difference(table, both_ways=False))
+        + "\\endif\nSET CONSTRAINTS ALL IMMEDIATE;\n"
+        + "".join(_advance(there, *sequence) for sequence in contents.sequences)
+        + f":cdc_on\nDROP TABLE {name};\nALTER TABLE {there} RENAME TO {identifier(table.name)};\n"
+    )
+
+
+def _switches(there: str) -> str:
+    """Statements, in psql variables, that switch off whatever would fire or hide rows, and on again."""
+    where = f"{literal(there)}::pg_catalog.regclass"
+    return f"""\
+SELECT coalesce(pg_catalog.string_agg(off, ' '), '') AS cdc_off,
+       coalesce(pg_catalog.string_agg("on", ' '), '') AS cdc_on
+FROM (
+    SELECT pg_catalog.format('ALTER TABLE %s DISABLE TRIGGER %I;', tgrelid::pg_catalog.regclass, tgname),
+           pg_catalog.format('ALTER TABLE %s ENABLE%s TRIGGER %I;', tgrelid::pg_catalog.regclass,
+                             CASE tgenabled WHEN 'R' THEN ' REPLICA' WHEN 'A' THEN ' ALWAYS' END, tgname)
+    FROM pg_catalog.pg_trigger WHERE tgrelid = {where} AND NOT tgisinternal AND tgenabled <> 'D'
+    UNION ALL
+    SELECT pg_catalog.format('ALTER TABLE %s DISABLE RULE %I;', ev_class::pg_catalog.regclass, rulename),
+           pg_catalog.format('ALTER TABLE %s ENABLE%s RULE %I;', ev_class::pg_catalog.regclass,
+                             CASE ev_enabled WHEN 'R' THEN ' REPLICA' WHEN 'A' THEN ' ALWAYS' END, rulename)
+    FROM pg_catalog.pg_rewrite WHERE ev_class = {where} AND ev_enabled <> 'D'
+    UNION ALL
+    SELECT pg_catalog.format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', oid::pg_catalog.regclass),
+           pg_catalog.format('ALTER TABLE %s FORCE ROW LEVEL SECURITY;', oid::pg_catalog.regclass)
+    FROM pg_catalog.pg_class WHERE oid = {where} AND relforcerowsecurity
+) AS x (off, "on") \\gset
+"""
+
+
+def _missing_by_key(table: Table) -> str:
+    """FROM and WHERE of the backup's rows whose key the table does not have."""
+    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    return f"FROM {name} AS b WHERE NOT EXISTS (SELECT FROM ONLY {there} AS t WHERE {_same_key(table)})"
+
+
+def _missing_by_row(table: Table) -> str:
+    """The same without a key: of rows that are alike, as many as the table has fewer of."""
+    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    return (
+        f'FROM (SELECT *, {_row(table)} AS "cdc row", row_number() OVER (PARTITION BY {_row(table)}) AS "cdc n"'
+        f" FROM ONLY {name}) AS b"
+        f' LEFT JOIN (SELECT {_row(table)} AS "cdc row", count(*) AS "cdc there" FROM ONLY {there} GROUP BY 1) AS t'
+        ' USING ("cdc row") WHERE "cdc n" > coalesce("cdc there", 0)'
+    )
+
+
+def _count_differing(table: Table) -> str:
+    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    return (
+        f"SELECT count(*) AS cdc_differ FROM ONLY {there} AS t JOIN ONLY {name} AS b ON {_same_key(table)}"
+        f" WHERE {_row(table, 't')} <> {_row(table, 'b')} \\gset\n"
+    )
+
+
+def _refuse_by_hand(table: Table) -> str:
+    """Without a key, a row that was changed looks like one that is missing: a person has to say so."""
+    there = identifier(table.schema, _PUT_ASIDE)
+    return block(
+        "    IF pg_catalog.current_setting('cdc.mode') = 'by hand'\n"
+        f"       AND EXISTS (SELECT FROM ONLY {there}) AND EXISTS (SELECT {_missing_by_row(table)}) THEN\n"
+        f"        RAISE EXCEPTION "
+        f"{literal(f'{table} has rows, but no key to tell which of them are missing; {_UNCHANGED}')}\n"
+        f"            USING HINT = {literal(_WAY_OUT)};\n    END IF;\n"
+    )
+
+
+def _refuse_missing(table: Table) -> str:
+    return block(
+        f"    IF EXISTS (SELECT {_missing_by_key(table)}) THEN\n"
+        f"        RAISE EXCEPTION {literal(f'{table}: not all missing rows came back; {_UNCHANGED}')};\n    END IF;\n"
+    )
+
+
+def _refuse_difference(table: Table, *, both_ways: bool) -> str:
+    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    lacking = f"EXISTS (SELECT {_row(table)} FROM ONLY {name} EXCEPT ALL SELECT {_row(table)} FROM ONLY {there})"
+    added = f"EXISTS (SELECT {_row(table)} FROM ONLY {there} EXCEPT ALL SELECT {_row(table)} FROM ONLY {name})"
+    return block(
+        f"    IF {lacking}{f' OR {added}' if both_ways else ''} THEN\n"
+        f"        RAISE EXCEPTION {literal(f'{table}: not all rows came back as they were; {_UNCHANGED}')};\n"
+        "    END IF;\n"
+    )
+
+
+def _refuse_cascade(table: Table) -> str:
+    """Refuse to delete rows whose deletion would reach into other tables."""
+    there = literal(identifier(table.schema, _PUT_ASIDE))
+    return block(
+        "    SELECT pg_catalog.string_agg(conrelid::pg_catalog.regclass::pg_catalog.text, ', ') INTO others\n"
+        f"    FROM pg_catalog.pg_constraint WHERE contype = 'f' AND confrelid = {there}::pg_catalog.regclass\n"
+        "      AND confdeltype IN ('c', 'n', 'd');\n"
+        "    IF others IS NOT NULL THEN\n"
+        f"        RAISE EXCEPTION 'rows of % that go would take or change rows of %; {_UNCHANGED}',"
+        f" {literal(str(table))}, others\n            USING HINT = {literal(_WAY_OUT)};\n    END IF;\n",
+        declarations="    others pg_catalog.text;\n",
+    )
+
+
+def _advance(there: str, column: str, value: int, called: bool) -> str:
+    """Let the column's sequence of today go on where the backup's stood, if it stands before that."""
+    return block(
+        f"""\
+    IF s IS NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE pg_catalog.format(
+        'SELECT pg_catalog.setval(%L, {value}, {str(called).lower()}) FROM %s AS t, pg_catalog.pg_sequence AS q
+         WHERE q.seqrelid = %L::pg_catalog.regclass
+           AND CASE WHEN q.seqincrement > 0 THEN t.last_value < {value} ELSE t.last_value > {value} END
+            OR t.last_value = {value} AND {str(called).lower()} AND NOT t.is_called', s, s, s);
+""",
+        declarations="    s pg_catalog.text :="
+        f" pg_catalog.pg_get_serial_sequence({literal(there)}, {literal(column)});\n",
+    )
+
+
+def _same_key(table: Table) -> str:
+    return " AND ".join(f"t.{identifier(name)} = b.{identifier(name)}" for name in table.key)
+
+
+def _row(table: Table, alias: str = "") -> str:
+    """A row's text: sensitive to all that a person could see in it."""
+    prefix = f"{alias}." if alias else ""
+    columns = ", ".join(f"{prefix}{identifier(column.name)}" for column in table.columns if not column.generated)
+    return f"ROW({columns})::pg_catalog.text"
+
+
+def _array(values: list[str]) -> str:
+    return f"ARRAY[{', '.join(map(literal, values))}]::pg_catalog.text[]"

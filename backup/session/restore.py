@@ -1,0 +1,115 @@
+"""A session, brought back by psql from its own files: the same that a person would run by hand."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from backup.errors import ProcessError, RestoreError
+from backup.postgres.clients import Clients
+from backup.postgres.database import Database
+from backup.process import run
+from backup.session.folder import RESTORE_SCRIPT, Session, hash_file
+from backup.session.statements import argument
+
+_LINE = re.compile(r"^cdc: (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
+_CONNECTION_LOST = 2
+"""psql's exit code for that (its manual, "Exit Status")."""
+
+
+class RestoreMode(StrEnum):
+    """What becomes of a table that is there: it gets what it lacks, is made what the backup holds, or is left alone."""
+
+    MISSING = "missing"
+    REPLACE = "replace"
+    ASIDE = "aside"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What a restore did with one table, in rows; `differ` were kept though the backup has them different."""
+
+    added: int
+    differ: int
+    removed: int
+
+
+def verify_session(session: Session) -> None:
+    """Refuse a session whose files are not, byte for byte, those that were written.
+
+    Raises:
+        RestoreError: one was changed since, or is damaged.
+    """
+    expected = {table.file: table.sha256 for table in session.manifest.tables if table.file}
+    expected[RESTORE_SCRIPT] = session.manifest.restore_script_sha256
+    wrong = [name for name, sha256 in expected.items() if hash_file(session.path / name) != sha256]
+    if wrong:
+        raise RestoreError(
+            f"{session.path}: {', '.join(wrong)} is not what was written; the manifest's SHA-256 is another.",
+            untouched="Nothing was restored.",
+            remedy="Use another session, or compare the files by eye and run psql -f yourself.",
+        )
+
+
+def restore_schema(session: Session) -> str:
+    """The schema into which the mode `aside` restores."""
+    return f"restored_{session.name.removeprefix('backup_')}"
+
+
+def restore_session(
+    session: Session,
+    *,
+    database: Database,
+    clients: Clients,
+    mode: RestoreMode,
+    oids: frozenset[int],
+    fingerprints: Mapping[int, str],
+) -> tuple[dict[int, Restored], str]:
+    """Run `restore.sql` for the tables with these OIDs, in one transaction.
+
+    Args:
+        session: what to restore; its files must be verified.
+        database: where to.
+        clients: whose psql runs.
+        mode: what becomes of a table that is there.
+        oids: the tables, by the OIDs that the manifest gives them.
+        fingerprints: by OID, what the loaded rows must have.
+
+    Returns:
+        What was done with each table that was touched, by OID, and what psql warned of.
+
+    Raises:
+        RestoreError: it failed, and nothing was changed.
+    """
+    lines = [f"\\set cdc_mode {mode}", f"\\set cdc_schema {argument(restore_schema(session))}", "\\set cdc_report on"]
+    for table in session.manifest.tables:
+        if table.oid not in oids:
+            lines.append(f"\\set cdc_skip_{table.oid} on")
+        elif table.oid in fingerprints:
+            lines.append(f"\\set cdc_fingerprint_{table.oid} {argument(fingerprints[table.oid])}")
+    lines.append(f"\\i {argument(str(session.path / RESTORE_SCRIPT))}\n")
+    try:
+        finished = run(
+            (clients.psql, "--no-psqlrc", "--quiet", "--no-password", "--file=-", *database.arguments()),
+            environment=database.environment(),
+            stdin="\n".join(lines),
+        )
+    except ProcessError as error:
+        raise RestoreError(
+            f"The restore failed: {_told(error.stderr, session.path)}",
+            untouched="The connection was lost: look whether the tables are back before you try again."
+            if error.returncode == _CONNECTION_LOST and "server closed" in error.stderr
+            else "It was one transaction: nothing was changed.",
+        ) from error
+    done = {
+        int(oid): Restored(added=int(added), differ=int(differ), removed=int(removed))
+        for oid, added, differ, removed in _LINE.findall(finished.stdout)
+    }
+    return done, _told(finished.stderr, session.path)
+
+
+def _told(stderr: str, folder: Path) -> str:
+    """What psql said, without the place in our own files."""
+    said = re.sub(rf"^psql:(?:{re.escape(str(folder))}/[^:]+|<stdin>):\d+: ", "", stderr.strip(), flags=re.MULTILINE)
+    return re.sub(r"^CONTEXT: .*\n?", "", said, flags=re.MULTILINE).strip()

@@ -1,0 +1,89 @@
+"""What is learned about a session after it was published: in files beside it, so that it never changes."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from backup.errors import BackupError
+
+
+class Sidecar(BaseModel):
+    """A small JSON file beside a session, `<session>.<kind>.json`. Times are UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def _path(cls, session: Path) -> Path:
+        return session.with_name(f"{session.name}.{cls.__name__.lower()}.json")
+
+    @classmethod
+    def read(cls, session: Path) -> Self | None:
+        """What there is of this kind; None where there is nothing.
+
+        Raises:
+            BackupError: there is something, and it cannot be read.
+        """
+        path = cls._path(session)
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (ValidationError, OSError) as error:
+            raise BackupError(f"{path} cannot be read: {error}") from error
+
+    def write(self, session: Path) -> None:
+        """Put it beside the session, whole or not at all."""
+        path = self._path(session)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(self.model_dump_json(indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+
+
+class DrilledTable(Sidecar):
+    """A table that was restored on the scratch database; `fingerprint` is of its rows there."""
+
+    schema_name: str
+    name: str
+    rows: int
+    fingerprint: str
+
+
+class Drill(Sidecar):
+    """The proof of a session, or why there is none: `problem` is empty where it passed.
+
+    `scratch` says where it took place; `unproven` what a database without the other tables cannot show.
+    """
+
+    moment: datetime
+    scratch: str
+    problem: str
+    unproven: tuple[str, ...]
+    tables: tuple[DrilledTable, ...]
+
+
+class Verdict(Sidecar):
+    """What the migration that followed the session did; `destroyed` is None while that is not known."""
+
+    moment: datetime
+    command: str
+    destroyed: tuple[str, ...] | None
+
+
+class Restore(Sidecar):
+    """That the session was restored, the last time."""
+
+    moment: datetime
+    mode: str
+    tables: tuple[str, ...]
+
+
+def remove_sidecars(session: Path) -> None:
+    """Remove all that is beside the session."""
+    for kind in (Drill, Verdict, Restore):
+        kind._path(session).unlink(missing_ok=True)
