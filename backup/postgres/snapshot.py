@@ -74,7 +74,8 @@ def select_tables(tables: Sequence[Table], names: Sequence[str]) -> tuple[tuple[
     """
     if not names:
         return tuple(tables), ()
-    chosen = {table.oid for table in tables if table.name in names or str(table) in names}
+    wanted = set(names)
+    chosen = {table.oid for table in tables if table.name in wanted or str(table) in wanted}
     while grown := {table.oid for table in tables if chosen.intersection(table.parents)} - chosen:
         chosen |= grown
     known = {name for table in tables for name in (table.name, str(table))}

@@ -73,5 +73,5 @@ def look_around(connection: Connection, tables: Sequence[Table]) -> Surroundings
         schemas=schema_statements(connection, tables),
         statistics=statistics_statements(connection, tables),
         publications=publication_statements(connection, tables),
-        context=context_statements(connection, sorted(outside.difference(oids, views))),
+        context=context_statements(connection, oids, sorted(outside.difference(oids, views))),
     )

@@ -1,5 +1,6 @@
 """Which of pg_dump's entries belong to which table, and when in a restore their turn is."""
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ _OF_NO_TABLE = frozenset({"ENCODING", "STDSTRINGS", "SEARCHPATH", "DATABASE", "D
 _ELSEWHERE = _TABLES | _OF_NO_TABLE | {"TABLE DATA", "STATISTICS DATA"}
 _UPON = frozenset({"ACL", "COMMENT", "SECURITY LABEL", "SEQUENCE SET"})
 _LATE = frozenset({"FK CONSTRAINT", "INDEX ATTACH"})
+_OF_OTHERS_TOO = frozenset({"RULE", "POLICY"})
 _SETVAL = re.compile(r"setval\('.*', (-?\d+), (true|false)\);", re.DOTALL)
 
 
@@ -117,6 +119,13 @@ def sort_contents(tables: Sequence[Table], surroundings: Surroundings, dump: Dum
     return Contents(tables=tuple(contents.values()), dependents=tuple(dependents.values()))
 
 
+def definition_digest(contents: TableContents) -> str:
+    """SHA-256 over all that makes the table what it is, save what other tables and roles have a part in."""
+    entries = [contents.definition, *contents.details, *contents.attachments]
+    texts = [f"{e.kind} {e.schema} {e.tag} {e.text}" for e in entries if e.kind not in _OF_OTHERS_TOO]
+    return hashlib.sha256("\0".join(sorted([*texts, *contents.statistics])).encode("utf-8", "replace")).hexdigest()
+
+
 def _place(contents: TableContents, entry: Entry) -> None:
     if entry.kind in _LATE:
         contents.late.append(entry)
@@ -141,7 +150,9 @@ class _Owners:
         self._needs = {need.address for needs in surroundings.needs.values() for need in needs}
 
     def __call__(self, entry: Entry) -> int | None:
-        """The OID of the entry's table or view; None where it belongs to something that tables need."""
+        """The OID of the entry's table or view; None where it belongs to what they need, or to the database."""
+        if entry.kind in _OF_NO_TABLE:
+            return None
         if entry.kind == "TABLE ATTACH":
             both = {self._entries[d].oid for d in entry.depends_on if d in self._entries} & self._tables.keys()
             return next(oid for oid in both if len(both) == 1 or both.intersection(self._tables[oid].parents))

@@ -1,7 +1,7 @@
 """The tables of a snapshot as pg_dump writes them: definitions from one archive, rows from few."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -61,6 +61,7 @@ def dump_tables(
     clients: Clients,
     folder: Path,
     jobs: int,
+    layouts: Mapping[tuple[str, str], int] | None = None,
 ) -> Dump:
     """Write definitions and rows of the snapshot's tables into folders below `folder`.
 
@@ -69,39 +70,42 @@ def dump_tables(
     together, where rows are too wide for 100 a statement, and as COPY where INSERT text would lose the
     sign of a float's `-0`. Every row is counted again in what was written.
 
+    Args:
+        snapshot: the tables, at their moment.
+        surroundings: what they need and what hangs on them.
+        database: where they are.
+        clients: whose pg_dump runs.
+        folder: where to; it must exist.
+        jobs: how many connections a pg_dump may use.
+        layouts: rows an INSERT, by schema and name, 0 for COPY; by what the rows look like unless given.
+
     Raises:
         BackupError: a pg_dump failed, or what it wrote is not what the snapshot holds.
     """
     run_pg_dump = partial(_run_pg_dump, snapshot, database, clients, jobs)
-    with_rows = [table for table in snapshot.tables if table.oid in snapshot.counts and snapshot.counts[table.oid].rows]
-    copied = [table for table in with_rows if snapshot.counts[table.oid].negative_zero]
-    inserted: dict[int, list[Table]] = defaultdict(list)
-    for table in with_rows:
-        if not snapshot.counts[table.oid].negative_zero:
-            inserted[_first_guess(snapshot.counts[table.oid])].append(table)
+    waiting: dict[int, list[Table]] = defaultdict(list)
+    for table in snapshot.tables:
+        if table.oid in snapshot.counts and snapshot.counts[table.oid].rows:
+            given = layouts.get((table.schema, table.name)) if layouts is not None else None
+            waiting[_first_guess(snapshot.counts[table.oid]) if given is None else given].append(table)
 
-    main = folder / "main"
-    in_main = inserted.pop(_ROWS_PER_INSERT[0], [])
-    elsewhere = [*copied, *(table for tables in inserted.values() for table in tables)]
+    target, in_main = folder / "main", waiting.pop(_ROWS_PER_INSERT[0], [])
     with ThreadPoolExecutor(max_workers=1) as background:
         need_entries = background.submit(_dump_needs, run_pg_dump, surroundings, folder / "needs")
         entries = run_pg_dump(
-            main,
-            *_inserts(_ROWS_PER_INSERT[0]),
+            target,
+            *_format(_ROWS_PER_INSERT[0]),
             *_patterns("--table", snapshot.tables),
             *_relation_patterns(surroundings),
-            *_patterns("--exclude-table-data", elsewhere),
+            *_patterns("--exclude-table-data", [table for tables in waiting.values() for table in tables]),
         )
-        _refuse_gaps(snapshot, entries, main, elsewhere)
-        rows = _measure(in_main, snapshot, entries, main, _ROWS_PER_INSERT[0], inserted)
-        if copied:
-            archive = run_pg_dump(folder / "copy", "--data-only", *_patterns("--table", copied))
-            rows |= _measure(copied, snapshot, archive, folder / "copy", 0, inserted)
-        while inserted:
-            rows_per_insert = max(inserted)
-            tables, target = inserted.pop(rows_per_insert), folder / f"inserts-{rows_per_insert}"
-            archive = run_pg_dump(target, "--data-only", *_inserts(rows_per_insert), *_patterns("--table", tables))
-            rows |= _measure(tables, snapshot, archive, target, rows_per_insert, inserted)
+        _refuse_gaps(snapshot, entries, target)
+        rows = _measure(in_main, snapshot, entries, target, _ROWS_PER_INSERT[0], waiting)
+        while waiting:
+            rows_per_insert = max(waiting)
+            tables, target = waiting.pop(rows_per_insert), folder / f"rows-{rows_per_insert}"
+            archive = run_pg_dump(target, "--data-only", *_format(rows_per_insert), *_patterns("--table", tables))
+            rows |= _measure(tables, snapshot, archive, target, rows_per_insert, waiting)
         return Dump(entries=entries, need_entries=need_entries.result(), rows=rows)
 
 
@@ -180,7 +184,7 @@ def _measure(
     return measured
 
 
-def _refuse_gaps(snapshot: Snapshot, entries: tuple[Entry, ...], folder: Path, elsewhere: Sequence[Table]) -> None:
+def _refuse_gaps(snapshot: Snapshot, entries: tuple[Entry, ...], folder: Path) -> None:
     """Refuse an archive that lacks a table's definition, or holds rows of a table that counted as empty."""
     defined = {entry.oid for entry in entries if entry.kind in ("TABLE", "FOREIGN TABLE")}
     lacking = [str(table) for table in snapshot.tables if table.oid not in defined]
@@ -188,12 +192,15 @@ def _refuse_gaps(snapshot: Snapshot, entries: tuple[Entry, ...], folder: Path, e
         raise BackupError(f"pg_dump wrote no definition of {', '.join(lacking)}.", untouched="No session was written.")
     empty = {oid for oid, count in snapshot.counts.items() if not count.rows}
     for entry in entries:
-        if entry.kind == "TABLE DATA" and entry.oid in empty and count_inserted(folder / entry.file).rows:
+        file = folder / entry.file
+        if entry.kind == "TABLE DATA" and entry.oid in empty and file.is_file() and count_inserted(file).rows:
             raise BackupError(f"{entry.schema}.{entry.tag} is empty in the snapshot, and pg_dump wrote rows of it.")
 
 
 def _first_guess(count: Count) -> int:
-    """Rows an INSERT, from what a row takes on the server; text takes twice that or so, unless it was compressed."""
+    """Rows an INSERT, from what a row takes on the server; text takes twice that, or more where it was compressed."""
+    if count.negative_zero:
+        return 0
     return _step(LARGEST_STATEMENT / (2 * count.bytes / count.rows))
 
 
@@ -201,8 +208,8 @@ def _step(rows_per_insert: float) -> int:
     return next((step for step in _ROWS_PER_INSERT if step <= rows_per_insert), 1)
 
 
-def _inserts(rows_per_insert: int) -> tuple[str, str]:
-    return ("--column-inserts", f"--rows-per-insert={rows_per_insert}")
+def _format(rows_per_insert: int) -> tuple[str, ...]:
+    return ("--column-inserts", f"--rows-per-insert={rows_per_insert}") if rows_per_insert else ()
 
 
 def _patterns(option: str, tables: Sequence[Table]) -> Iterator[str]:

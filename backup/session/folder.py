@@ -27,7 +27,11 @@ _NAME = re.compile(r"backup_\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}-\d{3}Z")
 
 
 class SavedTable(BaseModel):
-    """A table in a session. `file`, `bytes` and `sha256` are null where it had no rows and has no file."""
+    """A table in a session; what speaks of a file is null where it had no rows and has none.
+
+    `rows_offset` and `rows_bytes` say where in the file pg_dump's own text of the rows stands;
+    `rows_per_insert` is 0 where that is COPY text. `columns` are number, name and type of each.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,7 +43,10 @@ class SavedTable(BaseModel):
     file: str | None
     bytes: int | None
     sha256: str | None
-    written_as: str
+    rows_offset: int | None
+    rows_bytes: int | None
+    rows_per_insert: int | None
+    definition_sha256: str
     key: tuple[str, ...]
     columns: tuple[tuple[int, str, str], ...]
 
@@ -55,7 +62,11 @@ class SkippedTable(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a session holds, for machines. Times are UTC."""
+    """What a session holds, for machines. Times are UTC.
+
+    `dependents` are views, foreign keys and the like that hang on the tables and come back with them;
+    `context` are statements that make, for a drill, what the tables speak of.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,6 +82,8 @@ class Manifest(BaseModel):
     wal_position: str | None
     tables: tuple[SavedTable, ...]
     skipped: tuple[SkippedTable, ...]
+    dependents: tuple[str, ...]
+    context: tuple[str, ...]
     restore_script_sha256: str
 
 
@@ -199,20 +212,22 @@ def list_sessions(root: Path) -> tuple[Listed, ...]:
     return tuple(map(_look, names))
 
 
-def file_name(schema: str, name: str, taken: Iterable[str]) -> str:
-    """A file name for a table that every file system takes, different from those in `taken` in any case.
+def file_names(tables: Iterable[tuple[str, str]]) -> list[str]:
+    """A file name for each table (schema, name) that every file system takes, different from the others in any case.
 
     What is not an ASCII letter, digit, `_` or `-` is written as the bytes of its UTF-8, `%2E`.
     """
-    stem = _safe(name) if schema == "public" else f"{_safe(schema)}.{_safe(name)}"
-    if len(stem) > 200:  # NAME_MAX is 255 bytes on the usual file systems
-        stem = f"{stem[:160]}~{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
-    lower = {other.lower() for other in taken}
-    candidate, number = f"{stem}.sql", 1
-    while candidate.lower() in lower:
-        number += 1
-        candidate = f"{stem}~{number}.sql"
-    return candidate
+    names: dict[str, str] = {}
+    for schema, table in tables:
+        stem = _safe(table) if schema == "public" else f"{_safe(schema)}.{_safe(table)}"
+        if len(stem) > 200:  # NAME_MAX is 255 bytes on the usual file systems
+            stem = f"{stem[:160]}~{hashlib.sha256(stem.encode()).hexdigest()[:16]}"
+        name, number = f"{stem}.sql", 1
+        while name.lower() in names:
+            number += 1
+            name = f"{stem}~{number}.sql"
+        names[name.lower()] = name
+    return list(names.values())
 
 
 def _safe(name: str) -> str:

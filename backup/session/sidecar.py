@@ -16,7 +16,8 @@ class Sidecar(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def _path(cls, session: Path) -> Path:
+    def beside(cls, session: Path) -> Path:
+        """Where it is."""
         return session.with_name(f"{session.name}.{cls.__name__.lower()}.json")
 
     @classmethod
@@ -26,7 +27,7 @@ class Sidecar(BaseModel):
         Raises:
             BackupError: there is something, and it cannot be read.
         """
-        path = cls._path(session)
+        path = cls.beside(session)
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -36,7 +37,7 @@ class Sidecar(BaseModel):
 
     def write(self, session: Path) -> None:
         """Put it beside the session, whole or not at all."""
-        path = self._path(session)
+        path = self.beside(session)
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             file.write(self.model_dump_json(indent=2) + "\n")
@@ -45,8 +46,10 @@ class Sidecar(BaseModel):
         aside.replace(path)
 
 
-class DrilledTable(Sidecar):
+class DrilledTable(BaseModel):
     """A table that was restored on the scratch database; `fingerprint` is of its rows there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_name: str
     name: str
@@ -86,4 +89,4 @@ class Restore(Sidecar):
 def remove_sidecars(session: Path) -> None:
     """Remove all that is beside the session."""
     for kind in (Drill, Verdict, Restore):
-        kind._path(session).unlink(missing_ok=True)
+        kind.beside(session).unlink(missing_ok=True)

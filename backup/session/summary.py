@@ -23,11 +23,14 @@ def summarize(manifest: Manifest) -> str:
     for table in with_file:
         name = _name(table.schema_name, table.name)
         lines.append(f"  {name:{width}}  {table.rows:>12,} rows  {table.bytes:>15,} bytes  {table.file}")
-        if not table.written_as.startswith("INSERT, 100 "):
-            lines.append(f"  {'':{width}}  written as {table.written_as}")
+        if table.rows_per_insert == 0:
+            lines.append(f"  {'':{width}}  written as COPY: INSERT would lose the sign of a float's -0")
     if manifest.skipped:
         lines += ["", "Without a file (the definitions of those that are there are in restore.sql):", ""]
         lines += [f"  {_name(skipped.schema_name, skipped.name)}: {skipped.reason}" for skipped in manifest.skipped]
+    if manifest.dependents:
+        lines += ["", "What hangs on the tables and comes back with them:", ""]
+        lines += [f"  {' '.join(dependent.split())}" for dependent in manifest.dependents]
     lines += [
         "",
         "To bring back what is gone:",

@@ -13,7 +13,7 @@ from backup.postgres.database import Database
 from backup.postgres.snapshot import Snapshot
 from backup.postgres.surroundings import look_around
 from backup.postgres.tables import Kind
-from backup.session.contents import Contents, TableContents, sort_contents
+from backup.session.contents import Contents, TableContents, definition_digest, sort_contents
 from backup.session.dump import dump_tables
 from backup.session.folder import (
     MANIFEST,
@@ -24,7 +24,7 @@ from backup.session.folder import (
     Session,
     SkippedTable,
     TableKind,
-    file_name,
+    file_names,
     hash_file,
     publish,
     session_name,
@@ -50,10 +50,9 @@ def write_session(snapshot: Snapshot, *, database: Database, clients: Clients, p
     surroundings = look_around(snapshot.connection, snapshot.tables)
     dump = dump_tables(snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs)
     contents = sort_contents(snapshot.tables, surroundings, dump)
-    files: dict[int, str] = {}
-    for table in contents.tables:
-        if table.rows:
-            files[table.table.oid] = file_name(table.table.schema, table.table.name, files.values())
+    with_rows = [table.table for table in contents.tables if table.rows]
+    names = file_names((table.schema, table.name) for table in with_rows)
+    files = {table.oid: name for table, name in zip(with_rows, names, strict=True)}
     title = f"{snapshot.database}, {snapshot.moment:%Y-%m-%d %H:%M:%S} UTC"
     with ThreadPoolExecutor(max_workers=jobs) as threads:
         saved = list(
@@ -82,6 +81,8 @@ def write_session(snapshot: Snapshot, *, database: Database, clients: Clients, p
                 if t.file is None
             ),
         ),
+        dependents=tuple(dependent.identity for dependent in surroundings.dependents),
+        context=surroundings.context,
         restore_script_sha256=restore_sha256,
     )
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -94,10 +95,11 @@ def write_session(snapshot: Snapshot, *, database: Database, clients: Clients, p
 def _save(saved: TableContents, contents: Contents, partial: Path, file: str | None, title: str) -> SavedTable:
     """Write the table's file, where it has rows; what there is to know of it."""
     table, rows = saved.table, saved.rows
-    digest = None
+    digest = offset = length = None
     if rows and file:
-        head = before_rows(saved, f"{table}: {rows.count} rows of {title}")
-        digest = _write(partial / file, head, rows.file, after_rows(saved, contents.dependents))
+        head = "".join(before_rows(saved, f"{table}: {rows.count} rows of {title}"))
+        offset, length = len(_encoded(head)), rows.file.stat().st_size
+        digest = _write(partial / file, [head], rows.file, after_rows(saved, contents.dependents))
     return SavedTable(
         schema_name=table.schema,
         name=table.name,
@@ -107,7 +109,10 @@ def _save(saved: TableContents, contents: Contents, partial: Path, file: str | N
         file=file,
         bytes=(partial / file).stat().st_size if file else None,
         sha256=digest,
-        written_as=_written_as(saved),
+        rows_offset=offset,
+        rows_bytes=length,
+        rows_per_insert=rows.rows_per_insert if rows else None,
+        definition_sha256=definition_digest(saved),
         key=table.key,
         columns=tuple((column.number, column.name, column.type) for column in table.columns),
     )
@@ -116,16 +121,18 @@ def _save(saved: TableContents, contents: Contents, partial: Path, file: str | N
 def _write(target: Path, head: Iterable[str], rows: Path | None = None, foot: Iterable[str] = ()) -> str:
     """Write a file around rows that the kernel copies into place, and remove those; its SHA-256."""
     with target.open("xb") as file:
-        for text in head:
-            file.write(text.encode("utf-8", "surrogateescape"))
+        file.writelines(map(_encoded, head))
         file.flush()
         if rows:
             _splice(rows, file.fileno())
             rows.unlink()
             file.seek(0, os.SEEK_END)
-        for text in foot:
-            file.write(text.encode("utf-8", "surrogateescape"))
+        file.writelines(map(_encoded, foot))
     return hash_file(target)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _splice(source: Path, target: int) -> None:
@@ -141,15 +148,6 @@ def _splice(source: Path, target: int) -> None:
             if not copied:
                 raise BackupError(f"{source.name} became shorter while it was copied.")
             left -= copied
-
-
-def _written_as(contents: TableContents) -> str:
-    rows = contents.rows
-    if rows is None:
-        return "definition only"
-    if rows.copy_statement:
-        return "COPY, because INSERT would lose the sign of a float's -0"
-    return f"INSERT, {rows.rows_per_insert} rows a statement"
 
 
 def _why_no_file(table: SavedTable) -> str:

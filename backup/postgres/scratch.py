@@ -1,0 +1,155 @@
+"""A throw-away database: on the same server, on a private one of our own, or where a URL says."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from backup.errors import BackupError, UsageError
+from backup.postgres.database import Database
+from backup.postgres.embedded import DISPOSABLE, embedded_binaries, start_server
+from backup.postgres.tables import Connection
+
+_PREFIX = "cdc_scratch_"
+_MARK = "scratch database of cdc-backup; dropped by its next run if it is still here"
+_LOCK_SPACE = 0x63646300 << 32
+"""With a database's OID in the lower half: the advisory lock that its maker holds."""
+
+_AVOID = "Give the role CREATEDB, set backup.scratch to a URL, or install cdc-backup[embedded]."
+
+_LEFT = """
+select oid::int8, datname::text from pg_database
+where starts_with(datname::text, %s) and shobj_description(oid, 'pg_database') = %s
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scratch:
+    """A scratch database, and where it is, for people."""
+
+    database: Database
+    place: str
+
+
+@contextmanager
+def scratch_database(database: Database, where: str) -> Iterator[Scratch]:
+    """An empty database that is dropped on leaving; what killed runs left is dropped first.
+
+    Args:
+        database: what it stands in for: same encoding, and on the same server same collation.
+        where: `server` beside the original, `embedded` on a private server, a URL of another server, or
+            `auto`: beside the original where the role may, else on a private server.
+
+    Raises:
+        BackupError: there can be none.
+    """
+    if where == "auto":
+        where = "server" if _may_create(database) else "embedded"
+    if where == "server":
+        with _created(database, database) as made:
+            yield Scratch(database=made, place=f"the same server ({database.host})")
+    elif where == "embedded":
+        try:
+            binaries = embedded_binaries()
+        except UsageError as error:
+            raise BackupError("There is no place for a scratch database.", remedy=_AVOID) from error
+        with start_server(binaries, settings=DISPOSABLE) as server:
+            host = Database.from_url(f"{server.url()}?sslmode=disable", "the embedded server")
+            _copy_roles(database, host)
+            with _created(host, database) as made:
+                yield Scratch(database=made, place="an embedded server on this machine")
+    else:
+        host = Database.from_url(where, "backup.scratch")
+        with _created(host, database) as made:
+            yield Scratch(database=made, place=f"the server of backup.scratch ({host.host})")
+
+
+def _may_create(database: Database) -> bool:
+    with database.connect() as connection:
+        row = connection.execute(
+            "select rolsuper or rolcreatedb, pg_is_in_recovery() from pg_roles where rolname = current_user"
+        ).fetchone()
+    return bool(row and row[0] and not row[1])
+
+
+@contextmanager
+def _created(host: Database, like: Database) -> Iterator[Database]:
+    """A new database on the server of `host`, locked and marked as ours while we live."""
+    name = f"{_PREFIX}{secrets.token_hex(6)}"
+    identifier = sql.Identifier(name)
+    with host.connect() as connection:
+        clear_left(connection)
+        try:
+            connection.execute(
+                sql.SQL("create database {} template template0 {}").format(identifier, _locale(connection, like, host))
+            )
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise BackupError(f"No scratch database on {host.host}: {error}", remedy=_AVOID) from error
+        try:
+            connection.execute(
+                "select pg_advisory_lock(%s + oid::int8) from pg_database where datname = %s", [_LOCK_SPACE, name]
+            )
+            connection.execute(sql.SQL("comment on database {} is {}").format(identifier, _MARK))
+            # Nothing in it is worth a wait for the disk.
+            connection.execute(sql.SQL("alter database {} set synchronous_commit = off").format(identifier))
+            yield host.named(name)
+        finally:
+            # An error here must not hide the one that may have brought us here; the next run tries again.
+            with suppress(psycopg.Error):
+                connection.execute(sql.SQL("drop database if exists {} with (force)").format(identifier))
+
+
+def clear_left(connection: Connection) -> tuple[str, ...]:
+    """Drop the scratch databases whose makers are dead; their names."""
+    dropped = []
+    for oid, name in connection.execute(_LEFT, [_PREFIX, _MARK]).fetchall():
+        row = connection.execute("select pg_try_advisory_lock(%s)", [_LOCK_SPACE + oid]).fetchone()
+        if row and row[0]:
+            with suppress(psycopg.Error):  # another role's: its next run drops it
+                connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+                dropped.append(name)
+            connection.execute("select pg_advisory_unlock(%s)", [_LOCK_SPACE + oid])
+    return tuple(dropped)
+
+
+def _locale(connection: Connection, like: Database, host: Database) -> sql.Composable:
+    """The options that make a database like the other: its encoding; on the same server its collation."""
+    with like.connect() as original:
+        version = original.info.server_version
+        columns = "pg_encoding_to_char(encoding), datcollate::text, datctype::text"
+        columns += ", datlocprovider::text" if version >= 150000 else ", 'c'"
+        locale = "datlocale" if version >= 170000 else "daticulocale" if version >= 150000 else "null"
+        row = original.execute(
+            sql.SQL("select {}, {} from pg_database where datname = current_database()").format(
+                sql.SQL(columns),
+                sql.SQL(locale),
+            )
+        ).fetchone()
+    assert row is not None  # noqa: S101 - the database that the query runs in
+    encoding, collate, ctype, provider, name = row
+    if host.host != like.host:
+        # Another server may know other collations; equality of texts is the same in all of them.
+        return sql.SQL("encoding {} lc_collate 'C' lc_ctype 'C'").format(encoding)
+    options = sql.SQL("encoding {} lc_collate {} lc_ctype {}").format(encoding, collate, ctype)
+    match provider:
+        case "i":
+            options += sql.SQL(" locale_provider icu icu_locale {}").format(name)
+        case "b":
+            options += sql.SQL(" locale_provider builtin builtin_locale {}").format(name)
+    return options
+
+
+def _copy_roles(source: Database, target: Database) -> None:
+    """Make the source's roles on a private server, so that owners, grants and policies can name them."""
+    with source.connect() as connection:
+        roles: list[Any] = connection.execute(
+            "select rolname::text from pg_roles where not starts_with(rolname::text, 'pg_')"
+        ).fetchall()
+    with target.connect() as connection:
+        for (role,) in roles:
+            with suppress(psycopg.errors.DuplicateObject):
+                connection.execute(sql.SQL("create role {}").format(sql.Identifier(role)))

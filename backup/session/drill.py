@@ -1,0 +1,152 @@
+"""The proof of a session: restored on a scratch database from its own files, dumped again, compared."""
+
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from backup.errors import BackupError, CDCBackupError, RestoreError
+from backup.postgres.clients import Clients, major
+from backup.postgres.database import Database
+from backup.postgres.fingerprint import fingerprint_tables
+from backup.postgres.scratch import Scratch
+from backup.postgres.snapshot import Snapshot, take_snapshot
+from backup.postgres.surroundings import look_around
+from backup.session.contents import TableContents, definition_digest, sort_contents
+from backup.session.dump import dump_tables
+from backup.session.folder import SavedTable, Session
+from backup.session.restore import RestoreMode, restore_session, verify_session
+from backup.session.sidecar import Drill, DrilledTable
+
+_LOCK_TIMEOUT = 60.0
+_CHUNK = 1024 * 1024
+_EXPECTED = "came back NOT VALID"
+"""What a foreign key says on a scratch database, where the other table is there but has no rows."""
+
+
+def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs: int) -> Drill:
+    """Restore the session on the empty scratch database, dump it again, compare, and keep the result beside it.
+
+    An empty database, with stand-ins for the tables that the session's speak of, is what a migration leaves
+    at worst. The rows must be dumped to the same bytes, and, where both servers are of one major version,
+    the definitions to the same text; else to the same columns and keys. The fingerprints are computed then.
+
+    Raises:
+        BackupError: it is no proof; `problem` in the result that is kept says why.
+    """
+    problem, unproven, tables = "", "", tuple[DrilledTable, ...]()
+    try:
+        verify_session(session)
+        _make_context(session, scratch.database)
+        unproven = _restore(session, scratch.database, clients)
+        tables = _compare(session, scratch.database, clients, jobs)
+    except CDCBackupError as error:
+        problem = str(error)
+    drill = Drill(
+        moment=datetime.now(UTC),
+        scratch=scratch.place,
+        problem=problem,
+        unproven=tuple(line for line in unproven.splitlines() if line.startswith("WARNING") and _EXPECTED not in line),
+        tables=tables,
+    )
+    drill.write(session.path)
+    if problem:
+        raise BackupError(
+            f"The session {session.name} is no proof against loss. Restored on {scratch.place}: {problem}",
+            untouched=f"It is kept, and marked so, in {session.path}.",
+        )
+    return drill
+
+
+def _make_context(session: Session, database: Database) -> None:
+    """Make stand-ins of the tables that the session's speak of; what cannot be made shows in the restore."""
+    with database.connect() as connection:
+        for statement in session.manifest.context:
+            try:
+                connection.execute(sql.SQL(statement))
+            except psycopg.Error:
+                continue
+
+
+def _restore(session: Session, database: Database, clients: Clients) -> str:
+    oids = frozenset(table.oid for table in session.manifest.tables)
+    done, warnings = restore_session(
+        session, database=database, clients=clients, mode=RestoreMode.MISSING, oids=oids, fingerprints={}
+    )
+    lost = [f"{t.schema_name}.{t.name}" for t in session.manifest.tables if t.kind == "table" and t.oid not in done]
+    if lost:
+        raise RestoreError(f"restore.sql passed over {', '.join(lost)}.")
+    return warnings
+
+
+def _compare(session: Session, database: Database, clients: Clients, jobs: int) -> tuple[DrilledTable, ...]:
+    """Dump the restored tables as the original ones were dumped, and compare; their fingerprints."""
+    manifest = session.manifest
+    names = [f"{table.schema_name}.{table.name}" for table in manifest.tables]
+    layouts = {(t.schema_name, t.name): t.rows_per_insert for t in manifest.tables if t.rows_per_insert is not None}
+    work = Path(tempfile.mkdtemp(prefix=".drill-", dir=session.path.parent))
+    try:
+        with take_snapshot(database, prefix="", schemas="*", names=names, lock_timeout=_LOCK_TIMEOUT) as snapshot:
+            surroundings = look_around(snapshot.connection, snapshot.tables)
+            dump = dump_tables(
+                snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs, layouts=layouts
+            )
+            contents = sort_contents(snapshot.tables, surroundings, dump)
+            by_name = {(c.table.schema, c.table.name): c for c in contents.tables}
+            for table in manifest.tables:
+                restored = by_name.get((table.schema_name, table.name))
+                if restored is None:
+                    raise RestoreError(f"{table.schema_name}.{table.name} is not there.")
+                _compare_rows(session, table, restored)
+                _compare_definition(manifest.server_version, snapshot, table, restored)
+        return _fingerprints(database, snapshot)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _compare_rows(session: Session, table: SavedTable, restored: TableContents) -> None:
+    """Compare the two dumps' text of the rows, byte for byte."""
+    name = f"{table.schema_name}.{table.name}"
+    if table.file is None or table.rows_offset is None or table.rows_bytes is None:
+        if restored.rows:
+            raise RestoreError(f"{name} had no rows and has {restored.rows.count}.")
+        return
+    if restored.rows is None or restored.rows.file.stat().st_size != table.rows_bytes:
+        raise RestoreError(f"the rows of {name} are others: their text is not as long as it was.")
+    with (session.path / table.file).open("rb") as before, restored.rows.file.open("rb") as after:
+        before.seek(table.rows_offset)
+        left = table.rows_bytes
+        while left:
+            piece = before.read(min(_CHUNK, left))
+            if not piece or piece != after.read(len(piece)):
+                raise RestoreError(f"the rows of {name} are others: their text differs.")
+            left -= len(piece)
+
+
+def _compare_definition(version: str, snapshot: Snapshot, table: SavedTable, restored: TableContents) -> None:
+    name = f"{table.schema_name}.{table.name}"
+    if major(snapshot.server_version) == major(version):
+        if definition_digest(restored) != table.definition_sha256:
+            raise RestoreError(f"the definition of {name} is another.")
+        return
+    columns = [(column.name, column.type) for column in restored.table.columns]
+    if columns != [(column, type_) for _, column, type_ in table.columns] or restored.table.key != table.key:
+        raise RestoreError(f"the columns or the key of {name} are others.")
+
+
+def _fingerprints(database: Database, snapshot: Snapshot) -> tuple[DrilledTable, ...]:
+    tables = [table for table in snapshot.tables if table.oid in snapshot.counts]
+    with database.connect() as connection:
+        computed = fingerprint_tables(connection, tables)
+    return tuple(
+        DrilledTable(
+            schema_name=table.schema,
+            name=table.name,
+            rows=snapshot.counts[table.oid].rows,
+            fingerprint=computed[table.oid],
+        )
+        for table in tables
+    )
