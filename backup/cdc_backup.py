@@ -3,8 +3,10 @@
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 
+from backup.bring_back import restore_into
 from backup.errors import BackupError, DeclinedError, DestroyedError, MigrationError, ProcessError, UsageError
 from backup.migration.command import Attended, MigrationCommand
 from backup.migration.drizzle import Outcome, judge_drizzle
@@ -12,10 +14,15 @@ from backup.migration.verdict import judge
 from backup.postgres.catalog import digest_catalog
 from backup.postgres.clients import Clients, find_clients
 from backup.postgres.database import Database
+from backup.postgres.scratch import scratch_database
 from backup.postgres.snapshot import Snapshot, take_snapshot
 from backup.report import Report, plural, size
 from backup.result import Ran, Result, Status
-from backup.session.folder import RESTORE_SCRIPT, Listed, folder_size, list_sessions, new_session
+from backup.session.drill import drill_session
+from backup.session.folder import Session, folder_size, new_session, open_session
+from backup.session.prune import Kept, prune_sessions, review_sessions
+from backup.session.restore import RestoreMode
+from backup.session.sidecar import Verdict as VerdictRecord
 from backup.session.write import write_session
 from backup.settings import Mode, Settings, database_url, load_settings
 
@@ -28,6 +35,7 @@ class CDCBackup:
         config: the configuration file; found from the current folder upwards unless given.
         report: whom to tell; a terminal's lines unless given.
         dry: look and say, but start neither a backup nor a command.
+        program: what stands before a recipe's name in an advice: `invoke migration.`, `cdc-backup `.
     """
 
     def __init__(
@@ -37,6 +45,7 @@ class CDCBackup:
         config: str | Path | None = None,
         report: Report | None = None,
         dry: bool = False,
+        program: str = "cdc-backup ",
     ) -> None:
         if "" in (path, config):
             raise UsageError("An empty path was given.", untouched="Nothing was done.")
@@ -46,6 +55,7 @@ class CDCBackup:
         self.result = Result()
         self._report = report or Report()
         self._dry = dry
+        self._program = program
 
     def run_backup(self, tables: Sequence[str] = (), *, interactive: bool = False) -> list[Path]:
         """Back up every CDC table, or those named, into a new session.
@@ -114,18 +124,99 @@ class CDCBackup:
             for command in commands:
                 self._report.say(f"Would run: {command}")
             return
+        self._keep_verdict(commands, destroyed=None)
         failure = self._migrate(commands)
-        self.result.verdict = judge(self._database(), self.result.tables, self.result.counts)
+        verdict = self.result.verdict = judge(self._database(), self.result.tables, self.result.counts)
+        self._keep_verdict(commands, destroyed=tuple(f"{v.schema}.{v.name} ({v.change})" for v in verdict if v.is_loss))
         self._conclude(failure)
 
-    def list_sessions(self) -> tuple[Listed, ...]:
+    def restore(
+        self,
+        session: str | None = None,
+        tables: Sequence[str] = (),
+        *,
+        mode: RestoreMode = RestoreMode.MISSING,
+        plan_only: bool = False,
+        even_renamed: bool = False,
+        ask: bool = True,
+    ) -> None:
+        """Bring back what a session holds: what is gone, and by mode what is missing, changed or to be compared.
+
+        Args:
+            session: its name or its path; the newest complete one unless given.
+            tables: names, or `schema.name`; all of the session's unless given.
+            mode: what becomes of a table that is there.
+            plan_only: only say what would be done.
+            even_renamed: bring a table back although it is there under another name.
+            ask: ask, where rows of today would go.
+
+        Raises:
+            RestoreError: it failed, and nothing was changed.
+            DeclinedError: the answer was no.
+            UsageError: there is no such session, or no such table in it.
+        """
+        restore_into(
+            self._database(),
+            self._session(session),
+            tables,
+            mode=mode,
+            plan_only=plan_only or self._dry,
+            even_renamed=even_renamed,
+            ask=ask,
+            report=self._report,
+            result=self.result,
+        )
+
+    def drill(self, session: str | None = None) -> None:
+        """Prove a session, the newest complete one unless named, on a scratch database.
+
+        Raises:
+            BackupError: it could not be proven.
+        """
+        database, opened = self._database(), self._session(session)
+        with database.connect() as connection:
+            server_version = connection.info.parameter_status("server_version") or "0"
+        self.result.session = opened
+        self._drill(database, opened, find_clients(database, server_version))
+        self.result.status = Status.DRILLED
+
+    def prune(self) -> None:
+        """Delete the sessions that are older than `retention_days` and that nothing else keeps."""
+        reviewed = self._review()
+        for kept in reviewed:
+            self._report.say(f"  {kept.listed.path.name}: " + (f"stays, {kept.reason}" if kept.reason else "goes"))
+        if self._dry:
+            self.result.status = Status.DRY_RUN
+            return
+        self.result.pruned = prune_sessions(reviewed)
+        self.result.status = Status.PRUNED
+        self._report.say(f"Deleted {plural(len(self.result.pruned), 'session')}.")
+
+    def list_sessions(self) -> tuple[Kept, ...]:
         """The sessions in the configured folder, newest first, also those that are not complete."""
-        listed = self.result.sessions = list_sessions(self.settings.path)
+        sessions = self.result.sessions = self._review()
         self.result.status = Status.LISTED
-        self._report.say(f"{plural(len(listed), 'session')} in {self.settings.path}")
-        if listed:
-            self._report.table(("session", "database", "#tables", "#rows", "#size", "complete"), map(_row, listed))
-        return listed
+        self._report.say(f"{plural(len(sessions), 'session')} in {self.settings.path}")
+        if sessions:
+            self._report.table(
+                ("session", "age", "database", "#tables", "#rows", "#size", "drilled", "its migration", "kept because"),
+                map(_row, sessions),
+            )
+        return sessions
+
+    def _review(self) -> tuple[Kept, ...]:
+        settings = self.settings
+        return review_sessions(settings.path, retention_days=settings.retention_days, keep_last=settings.keep_last)
+
+    def _session(self, name: str | None) -> Session:
+        """The session of that name or path; the newest complete one where none is named."""
+        if name is not None:
+            path = Path(name).expanduser()
+            return open_session(path if path.is_absolute() or path.is_dir() else self.settings.path / name)
+        for kept in self._review():
+            if not kept.listed.problem:
+                return open_session(kept.listed.path)
+        raise UsageError(f"There is no complete session in {self.settings.path}.", untouched="Nothing was done.")
 
     def _database(self) -> Database:
         """The database that the project names, or the `PG*` variables do; never any other."""
@@ -214,6 +305,28 @@ class CDCBackup:
         for skipped in session.manifest.skipped:
             name = skipped.name if skipped.schema_name is None else f"{skipped.schema_name}.{skipped.name}"
             self._report.say(f"  skipped, no file: {name}: {skipped.reason}")
+        if settings.drill:
+            self._drill(database, session, clients)
+        else:
+            self._report.warn("Not drilled (backup.drill: off): nobody knows whether this can be restored.")
+        self.result.pruned = prune_sessions(self._review())
+
+    def _drill(self, database: Database, session: Session, clients: Clients) -> None:
+        with (
+            self._report.step("Drilling: restoring on a scratch database"),
+            scratch_database(database, self.settings.scratch) as scratch,
+        ):
+            self.result.drill = drill_session(session, scratch=scratch, clients=clients, jobs=self.settings.jobs)
+        self._report.say(f"Proven: restored on {scratch.place}, dumped again, and found the same.", "bold green")
+        for line in self.result.drill.unproven:
+            self._report.warn(f"  not proven there: {line}")
+
+    def _keep_verdict(self, commands: Sequence[MigrationCommand], destroyed: tuple[str, ...] | None) -> None:
+        """Put beside the session what its migration destroyed; `None` while nobody knows."""
+        if self.result.session:
+            VerdictRecord(moment=datetime.now(UTC), command="; ".join(map(str, commands)), destroyed=destroyed).write(
+                self.result.session.path
+            )
 
     def _migrate(self, commands: Sequence[MigrationCommand]) -> str:
         """Run the commands; why one of them did not do its work, or nothing."""
@@ -264,7 +377,7 @@ class CDCBackup:
             raise DestroyedError(
                 f"The migration destroyed CDC data: {', '.join(f'{v.schema}.{v.name} ({v.change})' for v in lost)}.",
                 untouched=failure and f"It also failed: {failure}",
-                remedy=f"This brings it back:\n  psql -d {self._database().name} -f {session.path / RESTORE_SCRIPT}"
+                remedy=f"This brings it back:\n  {self._program}restore --session {session.name}"
                 if session
                 else "There is no backup of it: --without-backup was given.",
             )
@@ -277,11 +390,26 @@ class CDCBackup:
         return f"Backups are switched off (backup.enabled: false in {self.settings.source})."
 
 
-def _row(listed: Listed) -> tuple[str, ...]:
-    manifest = listed.manifest
-    described = (
-        (manifest.database, str(len(manifest.tables)), f"{sum(t.rows for t in manifest.tables):,}")
-        if manifest
-        else ("?", "?", "?")
-    )
-    return listed.path.name, *described, size(listed.bytes), f"no: {listed.problem}" if listed.problem else "yes"
+def _row(kept: Kept) -> tuple[str, ...]:
+    listed, manifest = kept.listed, kept.listed.manifest
+    described: tuple[str, ...] = ("?", "?", "?", "?")
+    if manifest:
+        age = datetime.now(UTC) - manifest.created.replace(tzinfo=UTC)
+        described = (
+            f"{age.days} d" if age.days else f"{age.seconds // 3600} h {age.seconds // 60 % 60} min",
+            manifest.database,
+            str(len(manifest.tables)),
+            f"{sum(table.rows for table in manifest.tables):,}",
+        )
+    drilled = "no" if kept.drill is None else "failed" if kept.drill.problem else "yes"
+    match kept.verdict:
+        case None:
+            migration = "none"
+        case VerdictRecord(destroyed=None):
+            migration = "not known"
+        case VerdictRecord(destroyed=()):
+            migration = "destroyed nothing"
+        case VerdictRecord(destroyed=destroyed):
+            migration = f"destroyed {', '.join(destroyed or ())}" + ("; restored since" if kept.restored else "")
+    state = f"not complete: {listed.problem}" if listed.problem else kept.reason or "nothing: prune deletes it"
+    return listed.path.name, *described, size(listed.bytes), drilled, migration, state

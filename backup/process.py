@@ -136,9 +136,9 @@ def attend(
 
     def expire() -> None:
         nonlocal expired
-        if child is not None and child.poll() is None:
+        if started.poll() is None:
             expired = True
-            _end(child, whole_session=True)
+            _end(started, whole_session=True)
 
     actions = {
         signal.SIGINT: deliver if alone else lambda _: None,
@@ -161,13 +161,13 @@ def attend(
             stderr=copies.child_end(stderr),
             start_new_session=alone,
         ) as started,
-        _timer(time_limit if alone else None, expire),
     ):
         child = started
         for number in early:
             deliver(number)
-        copies.run(alive=lambda: started.poll() is None)
-        started.wait()
+        with _timer(time_limit if alone else None, expire):
+            copies.run(alive=lambda: started.poll() is None)
+            started.wait()
     return Attended(argv=argv, returncode=_exit_code(started), output=copies.text, expired=expired)
 
 

@@ -1,4 +1,4 @@
-"""The recipes: `migration.backup`, `.pre`, `.push-safe`, `.full-safe`, `.run-safe`, `.list`."""
+"""The recipes, `migration.backup` and its like: thin, for a `tasks.py` and for the console script."""
 
 import signal
 import sys
@@ -19,17 +19,23 @@ from backup.errors import CDCBackupError, ExitCode, InterruptedRunError, UsageEr
 from backup.migration.command import MigrationCommand
 from backup.report import Report
 from backup.result import Result, Status
+from backup.session.restore import RestoreMode
 
 _HELP = {
     "config": "The configuration file; config/backup.yml is looked for from here upwards otherwise.",
     "json": "One JSON object on stdout; everything for people goes to stderr.",
-    "yes": "Back up without asking.",
-    "path": "The folder for the new session, instead of the configured one.",
+    "yes": "Do not ask.",
+    "path": "The folder of the sessions, instead of the configured one.",
     "table": "Only this table (a name, or schema.name); may be given several times.",
+    "session": "The session's name or path; the newest complete one otherwise.",
+    "mode": "missing adds what is missing; replace makes the tables what the backup holds; aside restores elsewhere.",
+    "dry_run": "Only say what would be done.",
+    "even_renamed": "Bring a table back although it is there under another name.",
     "without_backup": "Migrate with backups switched off, and with nothing to restore from.",
 }
 
 _TAKING_A_VALUE = ("--path", "--table", "--config")
+"""The flags of `backup` that a plain argument may belong to."""
 
 _FAILURES = {
     ExitCode.DECLINED: Status.DECLINED,
@@ -39,13 +45,16 @@ _FAILURES = {
 
 
 @contextmanager
-def _safely(context: Context, config: str | None, json: bool, path: str | None = None) -> Iterator[CDCBackup]:
+def _safely(
+    context: Context, config: str | None, json: bool, path: str | None = None, *, dry: bool = False
+) -> Iterator[CDCBackup]:
     """A recipe's body: the one place where errors become exits, in words and as JSON."""
     report = Report(as_json=json)
     result = Result()
     try:
         with _ended_like_interrupted():
-            cdc = CDCBackup(path, config=config, report=report, dry=bool(context.config.run.dry))
+            dry = dry or bool(context.config.run.dry)
+            cdc = CDCBackup(path, config=config, report=report, dry=dry, program=_program())
             result = cdc.result
             yield cdc
     except KeyboardInterrupt:
@@ -85,6 +94,11 @@ def _ended_like_interrupted() -> Iterator[None]:
     finally:
         for number in signals:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _program() -> str:
+    """What a person types before a recipe's name."""
+    return "cdc-backup " if Path(sys.argv[0]).stem == "cdc-backup" else "invoke migration."
 
 
 def _arguments() -> tuple[str, ...]:
@@ -145,6 +159,45 @@ def run_safe(
         cdc.run_safe([command], ask=not yes, without_backup=without_backup)
 
 
+def restore(
+    context: Context,
+    session: str | None = None,
+    table: Sequence[str] = (),
+    mode: str = "missing",
+    dry_run: bool = False,
+    even_renamed: bool = False,
+    path: str | None = None,
+    config: str | None = None,
+    json: bool = False,
+    yes: bool = False,
+) -> None:
+    """Bring back what a session holds: tables that are gone, rows that are missing."""
+    with _safely(context, config, json, path) as cdc:
+        if mode not in set(RestoreMode):
+            raise UsageError(f"--mode is {', '.join(RestoreMode)}, not {mode!r}.", untouched="Nothing was restored.")
+        cdc.restore(session, table, mode=RestoreMode(mode), plan_only=dry_run, even_renamed=even_renamed, ask=not yes)
+
+
+def drill(
+    context: Context,
+    session: str | None = None,
+    path: str | None = None,
+    config: str | None = None,
+    json: bool = False,
+) -> None:
+    """Prove a session: restore it on a scratch database, dump it again, compare."""
+    with _safely(context, config, json, path) as cdc:
+        cdc.drill(session)
+
+
+def prune(
+    context: Context, dry_run: bool = False, path: str | None = None, config: str | None = None, json: bool = False
+) -> None:
+    """Delete the sessions that are old and that nothing keeps; say why the others stay."""
+    with _safely(context, config, json, path, dry=dry_run) as cdc:
+        cdc.prune()
+
+
 def list_sessions(context: Context, path: str | None = None, config: str | None = None, json: bool = False) -> None:
     """List the sessions, newest first."""
     with _safely(context, config, json, path) as cdc:
@@ -171,7 +224,10 @@ migration = Collection(
     _recipe(push_safe, "push-safe"),
     _recipe(full_safe, "full-safe"),
     _recipe(run_safe, "run-safe"),
+    _recipe(restore, "restore"),
     _recipe(list_sessions, "list"),
+    _recipe(drill, "drill"),
+    _recipe(prune, "prune"),
 )
 """For a team's own `tasks.py`: `ns = Collection(migration)`."""
 

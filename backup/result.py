@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from backup.migration.verdict import Verdict
 from backup.postgres.snapshot import Count
 from backup.postgres.tables import Table
-from backup.session.folder import Listed, Session
+from backup.session.folder import SavedTable, Session
+from backup.session.prune import Kept
+from backup.session.restore import Restored
+from backup.session.sidecar import Drill
 
 
 class Status(StrEnum):
@@ -18,6 +22,9 @@ class Status(StrEnum):
     DISABLED = "disabled"
     DRY_RUN = "dry run"
     MIGRATED = "migrated"
+    RESTORED = "restored"
+    DRILLED = "drilled"
+    PRUNED = "pruned"
     LISTED = "listed"
     FAILED = "failed"
     DECLINED = "declined"
@@ -33,6 +40,26 @@ class Ran:
     exit_code: int
 
 
+class State(StrEnum):
+    """How a session's table stands in the database today."""
+
+    GONE = "gone"
+    THERE = "there"
+    RENAMED = "renamed"
+    CHANGED = "columns changed"
+
+
+@dataclass(kw_only=True)
+class TablePlan:
+    """What a restore has to do with a table; `done` once it did."""
+
+    saved: SavedTable
+    state: State
+    rows_today: int | None
+    detail: str = ""
+    done: Restored | None = None
+
+
 @dataclass(kw_only=True)
 class Result:
     """What a run did up to now; `tables` and `counts` are those that the verdict compares with."""
@@ -43,7 +70,10 @@ class Result:
     counts: dict[int, Count] = field(default_factory=dict)
     ran: list[Ran] = field(default_factory=list)
     verdict: tuple[Verdict, ...] | None = None
-    sessions: tuple[Listed, ...] | None = None
+    drill: Drill | None = None
+    plan: tuple[TablePlan, ...] | None = None
+    sessions: tuple[Kept, ...] | None = None
+    pruned: tuple[Path, ...] | None = None
 
     def as_json(self, exit_code: int, message: str) -> dict[str, Any]:
         """The object that the README documents: rows are counts, sizes bytes, times UTC in ISO 8601."""
@@ -76,13 +106,36 @@ class Result:
                 }
                 for verdict in self.verdict
             ]
+        if self.drill is not None:
+            value["drill"] = {
+                "scratch": self.drill.scratch,
+                "problem": self.drill.problem or None,
+                "unproven": self.drill.unproven,
+            }
+        if self.plan is not None:
+            value["restored"] = [_planned(plan) for plan in self.plan]
         if self.sessions is not None:
-            value["sessions"] = [_listed(listed) for listed in self.sessions]
+            value["sessions"] = [_listed(kept) for kept in self.sessions]
+        if self.pruned is not None:
+            value["pruned"] = [str(path) for path in self.pruned]
         return value
 
 
-def _listed(listed: Listed) -> dict[str, Any]:
-    manifest = listed.manifest
+def _planned(plan: TablePlan) -> dict[str, Any]:
+    done = plan.done
+    return {
+        "schema": plan.saved.schema_name,
+        "name": plan.saved.name,
+        "state": plan.state,
+        "rows_before": plan.rows_today,
+        "rows_added": done.added if done else None,
+        "rows_kept_different": done.differ if done else None,
+        "rows_removed": done.removed if done else None,
+    }
+
+
+def _listed(kept: Kept) -> dict[str, Any]:
+    listed, manifest = kept.listed, kept.listed.manifest
     return {
         "session": listed.path.name,
         "path": str(listed.path),
@@ -93,4 +146,8 @@ def _listed(listed: Listed) -> dict[str, Any]:
         "bytes": listed.bytes,
         "complete": not listed.problem,
         "problem": listed.problem or None,
+        "drilled": None if kept.drill is None else not kept.drill.problem,
+        "destroyed": None if kept.verdict is None else kept.verdict.destroyed,
+        "restored": kept.restored,
+        "kept_because": kept.reason or None,
     }

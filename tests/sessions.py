@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -108,7 +109,7 @@ def restore(database: FreshDatabase, file: Path, *arguments: str) -> subprocess.
 def restore_well(database: FreshDatabase, file: Path) -> str:
     """Run a file of a session that must succeed without a warning; what psql said on stdout."""
     done = restore(database, file)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
 
 
@@ -129,3 +130,18 @@ def dump(database: FreshDatabase) -> str:
         check=True,
     ).stdout.decode(errors="surrogateescape")
     return "\n".join(line for line in said.split("\n") if not _NOISE.fullmatch(line))
+
+
+def pretending(folder: Path, real: Clients, script: str) -> Clients:
+    """Clients whose pg_dump is a shell script; `real` in it stands for what runs the real one."""
+    folder.mkdir(exist_ok=True)
+    program = folder / "pg_dump"
+    program.write_text(f'#!/bin/sh\nreal() {{ {shlex.quote(real.pg_dump)} "$@"; }}\n{script}\n')
+    program.chmod(0o755)
+    return Clients(folder=folder, version=real.version)
+
+
+def clients_for(database: FreshDatabase) -> Clients:
+    """The clients that a backup of this database would choose."""
+    with reached(database).connect() as connection:
+        return find_clients(reached(database), connection.info.parameter_status("server_version") or "")

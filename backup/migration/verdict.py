@@ -9,7 +9,7 @@ import psycopg
 from backup.errors import DatabaseError
 from backup.postgres.database import Database
 from backup.postgres.snapshot import Count, count_rows
-from backup.postgres.tables import Table, find_again
+from backup.postgres.tables import Table, find_tables_by
 
 _LOCK_TIMEOUT = "30s"
 """A killed migration tool leaves its statement running on the server, which may hold the tables for a while."""
@@ -55,7 +55,7 @@ def judge(database: Database, before: Sequence[Table], counts: Mapping[int, Coun
             connection.execute("set row_security = off")
             connection.execute("select set_config('lock_timeout', %s, false)", [_LOCK_TIMEOUT])
             with connection.transaction():
-                after = find_again(connection, before)
+                after = find_tables_by(connection, [t.oid for t in before], [(t.schema, t.name) for t in before])
                 rows = {oid: count.rows for oid, count in count_rows(connection, after).items()}
     except (DatabaseError, psycopg.Error) as error:
         return tuple(_unknown(table, _rows(counts, table), str(error)) for table in before)

@@ -51,8 +51,6 @@ select md5(coalesce(string_agg(line, E'\\n' order by line collate "C"), '')) fro
 
 
 def digest_catalog(connection: Connection) -> str:
-    """A digest that differs when any table, column, constraint, index, type, view, function, trigger or
-    policy of the database does.
-    """
+    """A digest that differs when any table, constraint, index, type, view, function, trigger or policy does."""
     row = connection.execute(_DIGEST).fetchone()
     return str(row[0]) if row else ""

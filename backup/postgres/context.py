@@ -24,7 +24,8 @@ select format('CREATE TABLE %%I.%%I (%%s)', n.nspname, c.relname, (
            where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped)), 2, c.oid::int8
 from relations c join pg_namespace n on n.oid = c.relnamespace
 union
-select format('ALTER TABLE %%I.%%I ADD CONSTRAINT %%I %%s', n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid)),
+select format('ALTER TABLE %%I.%%I ADD CONSTRAINT %%I %%s', n.nspname, c.relname, k.conname,
+              pg_get_constraintdef(k.oid)),
        3, k.oid::int8
 from pg_constraint k join relations c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
 where k.contype in ('p', 'u')

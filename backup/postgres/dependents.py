@@ -28,7 +28,8 @@ with recursive relations (oid, root) as (
     select d.classid, d.objid, r.root
     from relations r
     join pg_type t on t.typrelid = r.oid
-    join pg_depend d on d.deptype = 'n' and d.classid in ('pg_proc'::regclass, 'pg_rewrite'::regclass, 'pg_policy'::regclass)
+    join pg_depend d on d.deptype = 'n'
+        and d.classid in ('pg_proc'::regclass, 'pg_rewrite'::regclass, 'pg_policy'::regclass)
         and ((d.refclassid = 'pg_class'::regclass and d.refobjid = r.oid)
              or (d.refclassid = 'pg_type'::regclass and d.refobjid in (t.oid, t.typarray)))
     where not exists (select from pg_rewrite w where d.classid = 'pg_rewrite'::regclass and w.oid = d.objid
@@ -86,8 +87,10 @@ class Dependent:
 
 
 def find_dependents(connection: Connection, tables: Sequence[Table]) -> tuple[Dependent, ...]:
-    """Views and materialized views over the tables, foreign keys of other tables into them, rules and
-    policies of other tables and functions that speak of them, in the order in which they were made.
+    """What goes with the tables, in the order in which it was made.
+
+    Views and materialized views over them, foreign keys of other tables into them, rules and policies of
+    other tables and functions that speak of them.
     """
     rows = connection.execute(_DEPENDENTS, {"t": [table.oid for table in tables]})
     return tuple(

@@ -162,17 +162,11 @@ def find_tables(connection: Connection, *, prefix: str, schemas: Schemas) -> tup
     return _read(connection, _BY_PREFIX, {"prefix": prefix, "schemas": named})
 
 
-def find_again(connection: Connection, tables: Sequence[Table]) -> tuple[Table, ...]:
-    """What there is today under the OIDs and under the names of `tables`."""
-    return _read(
-        connection,
-        _BY_IDENTITY,
-        {
-            "oids": [table.oid for table in tables],
-            "schemas": [table.schema for table in tables],
-            "names": [table.name for table in tables],
-        },
-    )
+def find_tables_by(connection: Connection, oids: Sequence[int], names: Sequence[tuple[str, str]]) -> tuple[Table, ...]:
+    """What there is under the OIDs, and under the names (schema, name)."""
+    schemas, tables = zip(*names, strict=True) if names else ((), ())
+    parameters = {"oids": list(oids), "schemas": list(schemas), "names": list(tables)}
+    return _read(connection, _BY_IDENTITY, parameters)
 
 
 def find_obstacles(connection: Connection, tables: tuple[Table, ...]) -> tuple[Obstacle, ...]:

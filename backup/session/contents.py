@@ -173,8 +173,9 @@ class _Owners:
 
 
 def _needs(surroundings: Surroundings, dump: Dump) -> dict[Address, tuple[int, NeedContents]]:
-    """What pg_dump wrote of each need, and its place in the order. A need without a text of its own has
-    none here: a member of an extension, which comes with the extension.
+    """What pg_dump wrote of each need, and its place in the order.
+
+    A member of an extension has no text of its own and is not here: it comes with the extension.
     """
     wanted = {need.address: need for needs in surroundings.needs.values() for need in needs}
     found: dict[Address, tuple[int, NeedContents]] = {}

@@ -165,6 +165,11 @@ def publish(partial: Path) -> Path:
     return final
 
 
+def unpublish(session: Path) -> Path:
+    """Give a session the name of one that is not whole, which the next run clears if this one does not."""
+    return session.rename(session.with_name(f"{_PARTIAL}{session.name}"))
+
+
 def hash_file(path: Path) -> str:
     """The file's SHA-256, in hexadecimal digits."""
     with path.open("rb") as file:

@@ -79,8 +79,9 @@ def leave_aside(contents: TableContents, gone: str) -> str:
 
 
 def merge(contents: TableContents) -> str:
-    """Bring the backup's rows into the table that was put aside, past its triggers and rules, and give it
-    its name back. Sets the psql variables `cdc_added`, `cdc_differ` and `cdc_removed` to numbers of rows.
+    """Bring the backup's rows into the table that was put aside, past its triggers and rules; give it its name back.
+
+    Sets the psql variables `cdc_added`, `cdc_differ` and `cdc_removed` to numbers of rows.
     """
     table = contents.table
     name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)

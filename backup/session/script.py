@@ -165,7 +165,7 @@ def _settle(contents: TableContents) -> Iterator[str]:
     yield _prove(contents)
     yield f"\\set cdc_added {rows}\n\\set cdc_differ 0\n\\set cdc_removed 0\n"
     yield f"\\set cdc_did {argument(f'it was gone and is back, with all {rows} rows of the backup.')}\n"
-    yield f"\\if :cdc_aside\n\\set cdc_did 'the rows of the backup are in the other schema.'\n"
+    yield "\\if :cdc_aside\n\\set cdc_did 'the rows of the backup are in the other schema.'\n"
     yield leave_aside(contents, _gone(contents))
     yield f"\\elif :{_gone(contents)}\n"
     yield from _details(contents)

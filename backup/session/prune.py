@@ -1,0 +1,100 @@
+"""Which sessions may go, and why the others stay."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from backup.errors import BackupError
+from backup.lock import locked
+from backup.session.folder import Listed, list_sessions, unpublish
+from backup.session.sidecar import Drill, Restore, Verdict, remove_sidecars
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What is known of a session beside its manifest, and why it is kept: empty where it may go."""
+
+    listed: Listed
+    drill: Drill | None
+    verdict: Verdict | None
+    restore: Restore | None
+    reason: str
+
+    @property
+    def restored(self) -> bool:
+        """Whether what its migration destroyed was brought back since."""
+        return self.restore is not None and self.verdict is not None and self.restore.moment >= self.verdict.moment
+
+
+def review_sessions(
+    root: Path, *, retention_days: int, keep_last: int, now: datetime | None = None
+) -> tuple[Kept, ...]:
+    """All sessions in `root`, newest first, each with the reason for which it is kept."""
+    now = now or datetime.now(UTC)
+    sessions = [_look(listed) for listed in list_sessions(root)]
+    complete = [s for s in sessions if not s.listed.problem]
+    newest = {s.listed.path for s in complete[:keep_last]}
+    proven = next((s.listed.path for s in complete if s.drill is not None and not s.drill.problem), None)
+    clock_is_wrong = any(s.listed.manifest is not None and _moment(s.listed) > now for s in complete)
+
+    def reason(session: Kept) -> str:
+        listed, verdict = session.listed, session.verdict
+        if listed.problem:
+            return "it is not complete, so look at it yourself"
+        if session.reason:
+            return session.reason
+        if clock_is_wrong:
+            return "the clock is wrong: a session is from the future"
+        if listed.path in newest:
+            return f"it is among the newest {keep_last}"
+        if listed.path == proven:
+            return "it is the newest that is proven"
+        if verdict is not None and verdict.destroyed is None:
+            return "what its migration did is not known"
+        if verdict is not None and verdict.destroyed and not session.restored:
+            return "what its migration destroyed was not restored"
+        if now - _moment(listed) < timedelta(days=retention_days):
+            return f"it is younger than {retention_days} days"
+        return ""
+
+    return tuple(
+        Kept(listed=s.listed, drill=s.drill, verdict=s.verdict, restore=s.restore, reason=reason(s)) for s in sessions
+    )
+
+
+def prune_sessions(sessions: Sequence[Kept]) -> tuple[Path, ...]:
+    """Delete those that nothing keeps; one that is being restored right now stays. What was deleted."""
+    deleted = []
+    for session in sessions:
+        if session.reason:
+            continue
+        path = session.listed.path
+        try:
+            with locked(path, wait=False):
+                # Under a name that says it is not whole, so that a killed run leaves no session half deleted.
+                shutil.rmtree(unpublish(path))
+        except BlockingIOError:
+            continue
+        remove_sidecars(path)
+        deleted.append(path)
+    return tuple(deleted)
+
+
+def _look(listed: Listed) -> Kept:
+    try:
+        return Kept(
+            listed=listed,
+            drill=Drill.read(listed.path),
+            verdict=Verdict.read(listed.path),
+            restore=Restore.read(listed.path),
+            reason="",
+        )
+    except BackupError as error:
+        return Kept(listed=listed, drill=None, verdict=None, restore=None, reason=str(error))
+
+
+def _moment(listed: Listed) -> datetime:
+    assert listed.manifest is not None  # noqa: S101 - asked of complete sessions alone
+    return listed.manifest.created.replace(tzinfo=UTC)
