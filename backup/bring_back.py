@@ -131,7 +131,7 @@ def _will_do(plan: TablePlan, mode: RestoreMode, session: Session) -> str:
         case RestoreMode.ASIDE, _:
             return f"restored as {restore_schema(session)}.{plan.saved.name}"
         case _, State.GONE:
-            return "brought back, with all that hung on it"
+            return "brought back"
         case _, State.RENAMED:
             return "refused: it is there under another name"
         case _, State.CHANGED:
@@ -139,7 +139,7 @@ def _will_do(plan: TablePlan, mode: RestoreMode, session: Session) -> str:
         case RestoreMode.REPLACE, _:
             return "made what the backup holds"
         case _:
-            return "missing rows are added, others stay as they are"
+            return "missing rows are added"
 
 
 def _refuse(plan: Sequence[TablePlan], mode: RestoreMode, *, even_renamed: bool) -> None:
@@ -200,7 +200,7 @@ def _tell(plan: Sequence[TablePlan], mode: RestoreMode, session: Session, report
         elif p.state in (State.GONE, State.RENAMED):
             report.say(f"  {name}: is back, with {plural(p.done.added, 'row')}")
         else:
-            told = [f"{plural(p.done.added, 'row')} came back"]
+            told = [f"{plural(p.done.added, 'row')} came back" if p.done.added else "nothing was missing"]
             told += [f"{plural(p.done.removed, 'row')} went"] if p.done.removed else []
             told += [f"{plural(p.done.differ, 'row')} differ from the backup and were kept"] if p.done.differ else []
             report.say(f"  {name}: {', '.join(told)}")

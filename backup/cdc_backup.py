@@ -333,7 +333,9 @@ class CDCBackup:
         for command in commands:
             self._report.say(f"Running: {command}", "bold")
             before = self._digest() if command.is_drizzle else ""
-            attended = command.run(os.environ, stdout_to_stderr=self._report.as_json)
+            attended = command.run(
+                os.environ, stdout_to_stderr=self._report.as_json, time_limit=self.settings.time_limit
+            )
             self.result.ran.append(Ran(argv=command.shown, exit_code=attended.returncode))
             failure = self._why_not_done(command, attended, before)
             if failure:
@@ -341,6 +343,8 @@ class CDCBackup:
         return ""
 
     def _why_not_done(self, command: MigrationCommand, attended: Attended, before: str) -> str:
+        if attended.expired:
+            return f"{command} was ended after {self.settings.time_limit:g} s (backup.time_limit)."
         if command.is_drizzle:
             judgement = judge_drizzle(
                 command.argv, attended.output, attended.returncode, catalog_changed=self._digest() != before

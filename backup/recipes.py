@@ -107,11 +107,15 @@ def _arguments() -> tuple[str, ...]:
 
 
 def backup(
-    context: Context, path: str | None = None, table: Sequence[str] = (), config: str | None = None, json: bool = False
+    context: Context,
+    path: str | None = None,
+    table: Sequence[str] | None = None,
+    config: str | None = None,
+    json: bool = False,
 ) -> None:
     """Back up every CDC table, or the named ones, into a new session."""
     with _safely(context, config, json, path) as cdc:
-        cdc.run_backup(table, interactive=False)
+        cdc.run_backup(table or (), interactive=False)
 
 
 def pre(
@@ -162,7 +166,7 @@ def run_safe(
 def restore(
     context: Context,
     session: str | None = None,
-    table: Sequence[str] = (),
+    table: Sequence[str] | None = None,
     mode: str = "missing",
     dry_run: bool = False,
     even_renamed: bool = False,
@@ -175,7 +179,9 @@ def restore(
     with _safely(context, config, json, path) as cdc:
         if mode not in set(RestoreMode):
             raise UsageError(f"--mode is {', '.join(RestoreMode)}, not {mode!r}.", untouched="Nothing was restored.")
-        cdc.restore(session, table, mode=RestoreMode(mode), plan_only=dry_run, even_renamed=even_renamed, ask=not yes)
+        cdc.restore(
+            session, table or (), mode=RestoreMode(mode), plan_only=dry_run, even_renamed=even_renamed, ask=not yes
+        )
 
 
 def drill(

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.prompt import Confirm
 from rich.table import Table as Grid
 
+_NO_EDGE = 10_000
 _PATIENCE = 1.0
 """Seconds after which a step says how far it is."""
 
@@ -22,9 +23,10 @@ class Report:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        # Names of tables and paths are not markup, and a log of a CI run is not 80 columns wide.
+        stream = sys.stderr if as_json else sys.stdout
+        # Names of tables and paths are not markup; a file and the log of a CI run have no right edge.
         self._console = Console(
-            stderr=as_json, markup=False, highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty()
+            stderr=as_json, markup=False, highlight=False, emoji=False, width=None if stream.isatty() else _NO_EDGE
         )
 
     @property
@@ -34,7 +36,7 @@ class Report:
 
     def say(self, text: str, style: str = "") -> None:
         """A line, or several; control characters in names are shown, not obeyed."""
-        self._console.print("\n".join(map(_visible, text.split("\n"))), style=style or None)
+        self._console.print("\n".join(map(_visible, text.split("\n"))), style=style or None, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """A line that must not be overlooked."""
@@ -47,8 +49,12 @@ class Report:
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """A table whose columns are text; one of numbers is named by a heading that begins with `#`."""
         grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for heading in headings:
-            grid.add_column(heading.removeprefix("#"), justify="right" if heading.startswith("#") else "left")
+        for number, heading in enumerate(headings):
+            # The first names the thing: cut in two it could not be copied.
+            right = heading.startswith("#")
+            grid.add_column(
+                heading.removeprefix("#"), justify="right" if right else "left", no_wrap=right or not number
+            )
         for row in rows:
             grid.add_row(*map(_visible, row))
         self._console.print(grid)

@@ -97,6 +97,10 @@ def _seconds(value: object) -> float:
     return float(value)
 
 
+def _limit(value: object) -> float | None:
+    return None if value is None else _seconds(value)
+
+
 def _argv(value: object) -> object:
     if not isinstance(value, list | tuple) or not value or value[0] == "":
         raise ValueError("no command")
@@ -158,6 +162,10 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     generate: _Command = Field(default=("npx", "drizzle-kit", "generate"), description=_COMMAND_RULE)
     migrate: _Command = Field(default=("npx", "drizzle-kit", "migrate"), description=_COMMAND_RULE)
     directory: _Folder = Field(description=_FOLDER_RULE)
+    time_limit: Annotated[float | None, BeforeValidator(_limit)] = Field(
+        default=None,
+        description='nothing, or a number of seconds or a text like "30min", for a command that runs without a terminal',
+    )
     url_variable: Annotated[str, BeforeValidator(_variable)] = Field(
         default="DATABASE_URL",
         description="the name of an environment variable: letters, digits and _ (not the URL)",

@@ -15,7 +15,18 @@ from pg_namespace n join pg_roles r on r.oid = n.nspowner where n.nspname = any(
 """
 
 _STATISTICS = """
-select stxrelid::int8, pg_get_statisticsobjdef(oid) from pg_statistic_ext where stxrelid = any(%s::oid[]) order by oid
+select x.stxrelid::int8, s.statement
+from pg_statistic_ext x join pg_namespace n on n.oid = x.stxnamespace,
+     format('%%I.%%I', n.nspname, x.stxname) as name,
+     unnest(array[
+         pg_get_statisticsobjdef(x.oid),
+         -- -1, and null from PostgreSQL 17 on, is the server's default.
+         case when x.stxstattarget >= 0 then format('ALTER STATISTICS %%s SET STATISTICS %%s', name, x.stxstattarget) end,
+         format('COMMENT ON STATISTICS %%s IS %%L', name, obj_description(x.oid, 'pg_statistic_ext'))
+     ]) with ordinality as s (statement, place)
+where x.stxrelid = any(%s::oid[])
+  and (s.place < 3 or obj_description(x.oid, 'pg_statistic_ext') is not null) and s.statement is not null
+order by x.oid, s.place
 """
 
 _PUBLICATIONS = """
@@ -41,7 +52,7 @@ def schema_statements(connection: Connection, tables: Sequence[Table]) -> dict[s
 
 
 def statistics_statements(connection: Connection, tables: Sequence[Table]) -> dict[int, tuple[str, ...]]:
-    """The statements that make each table's extended statistics, by OID."""
+    """The statements that make each table's extended statistics, and their comments, by OID."""
     return _grouped(connection.execute(_STATISTICS, [[table.oid for table in tables]]))
 
 

@@ -29,8 +29,8 @@ select f.classid::int8, f.oid::int8, a.type, a.object_names, a.object_args,
            when 'pg_class' then s.relkind = 'S'
            when 'pg_type' then t.typtype in ('b', 'c', 'd', 'e', 'r') and (t.typtype <> 'c' or r.relkind = 'c')
                                and not (t.typcategory = 'A' and t.typelem <> 0)
-           else c.relname in ('pg_am', 'pg_collation', 'pg_extension', 'pg_language', 'pg_opclass', 'pg_operator',
-                              'pg_opfamily', 'pg_proc', 'pg_ts_config', 'pg_ts_dict', 'pg_ts_parser',
+           else c.relname in ('pg_am', 'pg_collation', 'pg_extension', 'pg_language', 'pg_namespace', 'pg_opclass',
+                              'pg_operator', 'pg_opfamily', 'pg_proc', 'pg_ts_config', 'pg_ts_dict', 'pg_ts_parser',
                               'pg_ts_template')
        end as needed,
        case c.relname
@@ -81,11 +81,12 @@ def find_needs(
     reaches: dict[Address, set[Address]] = defaultdict(set)
     needs: dict[Address, Need] = {}
     outside: set[int] = set()
-    frontier = seen = {*roots.values(), *parts, *more}
+    start = frontier = seen = {*roots.values(), *parts, *more}
     while frontier:
         found = set()
         for classid, oid, other_class, other in connection.execute(_EDGES, _unzipped(frontier)):
-            if other >= _FIRST_NORMAL_OID and other_class != pg_namespace:
+            # The tables' own schemas are made with them; those of what they need are needs.
+            if other >= _FIRST_NORMAL_OID and (other_class != pg_namespace or (classid, oid) not in start):
                 reaches[classid, oid].add((other_class, other))
                 found.add((other_class, other))
         found -= seen
