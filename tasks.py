@@ -9,14 +9,25 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from backup.errors import CDCBackupError
 from backup.process import attend
 from backup.recipes import migration
+from examples.demo import run_demo
 
 _HERE = Path(__file__).parent
 
 
-@task(help={"only": "Only the tests that this expression of pytest's -k names."})
-def test(_: Context, only: str | None = None) -> None:
+@task
+def demo(_: Context) -> None:
+    """Show the main job on a private PostgreSQL: back up, migrate, see the loss, restore."""
+    try:
+        run_demo(_HERE / "local" / "demo")
+    except CDCBackupError as error:
+        raise Exit(str(error), error.exit_code) from error
+
+
+@task(name="test", help={"only": "Only the tests that this expression of pytest's -k names."})
+def run_tests(_: Context, only: str | None = None) -> None:
     """Run all tests, real PostgreSQL included."""
     _run("pytest", *(["-k", only] if only else []))
 
@@ -37,4 +48,4 @@ def _run(module: str, *arguments: str) -> None:
         raise Exit(code=ended.returncode)
 
 
-ns = Collection(migration, test, lint)
+ns = Collection(migration, demo, run_tests, lint)

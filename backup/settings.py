@@ -161,11 +161,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     push: _Command = Field(default=("npx", "drizzle-kit", "push"), description=_COMMAND_RULE)
     generate: _Command = Field(default=("npx", "drizzle-kit", "generate"), description=_COMMAND_RULE)
     migrate: _Command = Field(default=("npx", "drizzle-kit", "migrate"), description=_COMMAND_RULE)
-    directory: _Folder = Field(description=_FOLDER_RULE)
     time_limit: Annotated[float | None, BeforeValidator(_limit)] = Field(
         default=None,
-        description='nothing, or a number of seconds or a text like "30min", for a command that runs without a terminal',
+        description='nothing, or seconds, or a text like "30min": how long a command without a terminal may run',
     )
+    directory: _Folder = Field(description=_FOLDER_RULE)
     url_variable: Annotated[str, BeforeValidator(_variable)] = Field(
         default="DATABASE_URL",
         description="the name of an environment variable: letters, digits and _ (not the URL)",

@@ -17,6 +17,7 @@ FLOORS = (
     ("backup.migration",),
     ("backup.result",),
     ("backup.report",),
+    ("backup.bring_back",),
     ("backup.cdc_backup",),
     ("backup", "backup.recipes"),
     ("tasks",),
