@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backup.bring_back import restore_into
-from backup.errors import BackupError, DeclinedError, DestroyedError, MigrationError, ProcessError, UsageError
+from backup.errors import (
+    BackupError,
+    DatabaseError,
+    DeclinedError,
+    DestroyedError,
+    MigrationError,
+    ProcessError,
+    UsageError,
+)
 from backup.migration.command import Attended, MigrationCommand
 from backup.migration.drizzle import Outcome, judge_drizzle
 from backup.migration.verdict import judge
@@ -124,10 +132,20 @@ class CDCBackup:
             for command in commands:
                 self._report.say(f"Would run: {command}")
             return
-        self._keep_verdict(commands, destroyed=None)
+        try:
+            self._keep_verdict(commands, destroyed=None)
+        except OSError as error:
+            raise BackupError(
+                f"Nothing can be written beside the session: {error}.", untouched="The migration was not started."
+            ) from error
         failure = self._migrate(commands)
         verdict = self.result.verdict = judge(self._database(), self.result.tables, self.result.counts)
-        self._keep_verdict(commands, destroyed=tuple(f"{v.schema}.{v.name} ({v.change})" for v in verdict if v.is_loss))
+        try:
+            self._keep_verdict(
+                commands, destroyed=tuple(f"{v.schema}.{v.name} ({v.change})" for v in verdict if v.is_loss)
+            )
+        except OSError as error:
+            self._report.warn(f"The verdict could not be written beside the session: {error}")
         self._conclude(failure)
 
     def restore(
@@ -309,7 +327,10 @@ class CDCBackup:
             self._drill(database, session, clients)
         else:
             self._report.warn("Not drilled (backup.drill: off): nobody knows whether this can be restored.")
-        self.result.pruned = prune_sessions(self._review())
+        try:
+            self.result.pruned = prune_sessions(self._review())
+        except OSError as error:  # the backup is none the worse for it
+            self._report.warn(f"Old sessions could not be pruned: {error}")
 
     def _drill(self, database: Database, session: Session, clients: Clients) -> None:
         with (
@@ -333,9 +354,12 @@ class CDCBackup:
         for command in commands:
             self._report.say(f"Running: {command}", "bold")
             before = self._digest() if command.is_drizzle else ""
-            attended = command.run(
-                os.environ, stdout_to_stderr=self._report.as_json, time_limit=self.settings.time_limit
-            )
+            try:
+                attended = command.run(
+                    os.environ, stdout_to_stderr=self._report.as_json, time_limit=self.settings.time_limit
+                )
+            except MigrationError as error:
+                return str(error)
             self.result.ran.append(Ran(argv=command.shown, exit_code=attended.returncode))
             failure = self._why_not_done(command, attended, before)
             if failure:
@@ -346,9 +370,11 @@ class CDCBackup:
         if attended.expired:
             return f"{command} was ended after {self.settings.time_limit:g} s (backup.time_limit)."
         if command.is_drizzle:
-            judgement = judge_drizzle(
-                command.argv, attended.output, attended.returncode, catalog_changed=self._digest() != before
-            )
+            try:
+                changed = self._digest() != before
+            except DatabaseError as error:
+                return f"{command} ended with exit code {attended.returncode}, and then: {error}"
+            judgement = judge_drizzle(command.argv, attended.output, attended.returncode, catalog_changed=changed)
             self._report.say(judgement.sentence)
             return "" if judgement.outcome in (Outcome.APPLIED, Outcome.NOTHING_TO_DO) else judgement.sentence
         return f"{command} ended with exit code {attended.returncode}." if attended.returncode else ""
