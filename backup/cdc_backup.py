@@ -1,12 +1,15 @@
 """The one orchestration that the recipes and a Python caller share: look, back up, migrate, judge."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from backup.bring_back import restore_into
+from backup.database_url import database_url
 from backup.errors import (
     BackupError,
     DatabaseError,
@@ -18,13 +21,13 @@ from backup.errors import (
 )
 from backup.migration.command import Attended, MigrationCommand
 from backup.migration.drizzle import Outcome, judge_drizzle
-from backup.migration.verdict import judge
+from backup.migration.verdict import Change, Verdict, judge
 from backup.postgres.catalog import digest_catalog
 from backup.postgres.clients import Clients, find_clients
 from backup.postgres.database import Database
 from backup.postgres.scratch import scratch_database
 from backup.postgres.snapshot import Snapshot, take_snapshot
-from backup.report import Report, plural, size
+from backup.report import Report, plural, size, visible
 from backup.result import Ran, Result, Status
 from backup.session.drill import drill_session
 from backup.session.folder import Session, folder_size, new_session, open_session
@@ -32,7 +35,7 @@ from backup.session.prune import Kept, prune_sessions, review_sessions
 from backup.session.restore import RestoreMode
 from backup.session.sidecar import Verdict as VerdictRecord
 from backup.session.write import write_session
-from backup.settings import Mode, Settings, database_url, load_settings
+from backup.settings import Mode, Settings, load_settings
 
 
 class CDCBackup:
@@ -64,6 +67,10 @@ class CDCBackup:
         self._report = report or Report()
         self._dry = dry
         self._program = program
+        # without these a recipe that is advised would look at other sessions, or at another database
+        self._named = tuple(
+            word for flag, value in (("--config", config), ("--path", path)) if value for word in (flag, str(value))
+        )
 
     def run_backup(self, tables: Sequence[str] = (), *, interactive: bool = False) -> list[Path]:
         """Back up every CDC table, or those named, into a new session.
@@ -119,15 +126,16 @@ class CDCBackup:
         """
         for command in commands:
             command.check()
-        if without_backup:
-            self._report.warn("Without a backup, as you said: what this destroys cannot be brought back.")
-            self._look(self._database(), ())
-        else:
-            try:
+        try:
+            if without_backup:
+                self._report.warn("Without a backup, as you said: what this destroys cannot be brought back.")
+                self._look(self._database, ())
+            else:
                 self.prepare(ask=ask)
-            except BackupError as error:
-                error.untouched = f"{error.untouched} The migration was not started.".strip()
-                raise
+            catalog = self._digest() if any(command.is_drizzle for command in commands) else ""
+        except BackupError as error:
+            error.untouched = f"{error.untouched} The migration was not started.".strip()
+            raise
         if self._dry:
             for command in commands:
                 self._report.say(f"Would run: {command}")
@@ -138,8 +146,8 @@ class CDCBackup:
             raise BackupError(
                 f"Nothing can be written beside the session: {error}.", untouched="The migration was not started."
             ) from error
-        failure = self._migrate(commands)
-        verdict = self.result.verdict = judge(self._database(), self.result.tables, self.result.counts)
+        failure = self._migrate(commands, catalog)
+        verdict = self.result.verdict = judge(self._database, self.result.tables, self.result.counts)
         try:
             self._keep_verdict(
                 commands, destroyed=tuple(f"{v.schema}.{v.name} ({v.change})" for v in verdict if v.is_loss)
@@ -174,7 +182,7 @@ class CDCBackup:
             UsageError: there is no such session, or no such table in it.
         """
         restore_into(
-            self._database(),
+            self._database,
             self._session(session),
             tables,
             mode=mode,
@@ -191,7 +199,7 @@ class CDCBackup:
         Raises:
             BackupError: it could not be proven.
         """
-        database, opened = self._database(), self._session(session)
+        database, opened = self._database, self._session(session)
         with database.connect() as connection:
             server_version = connection.info.parameter_status("server_version") or "0"
         self.result.session = opened
@@ -236,8 +244,9 @@ class CDCBackup:
                 return open_session(kept.listed.path)
         raise UsageError(f"There is no complete session in {self.settings.path}.", untouched="Nothing was done.")
 
+    @cached_property
     def _database(self) -> Database:
-        """The database that the project names, or the `PG*` variables do; never any other."""
+        """The database that the project names, or the `PG*` variables do; the same for all of a run."""
         url = database_url(self.settings)
         if url is not None:
             return Database.from_url(url.url, url.source)
@@ -252,7 +261,7 @@ class CDCBackup:
         return database
 
     def _prepare(self, names: Sequence[str], *, ask: bool, question: str) -> None:
-        database = self._database()
+        database = self._database
         server_version = self._look(database, names)
         if self._dry:
             self._report.say(f"Would back up into {self.settings.path}")
@@ -322,7 +331,7 @@ class CDCBackup:
         )
         for skipped in session.manifest.skipped:
             name = skipped.name if skipped.schema_name is None else f"{skipped.schema_name}.{skipped.name}"
-            self._report.say(f"  skipped, no file: {name}: {skipped.reason}")
+            self._report.say(f"  skipped, no file: {visible(name)}: {skipped.reason}")
         if settings.drill:
             self._drill(database, session, clients)
         else:
@@ -333,11 +342,17 @@ class CDCBackup:
             self._report.warn(f"Old sessions could not be pruned: {error}")
 
     def _drill(self, database: Database, session: Session, clients: Clients) -> None:
-        with (
-            self._report.step("Drilling: restoring on a scratch database"),
-            scratch_database(database, self.settings.scratch) as scratch,
-        ):
-            self.result.drill = drill_session(session, scratch=scratch, clients=clients, jobs=self.settings.jobs)
+        try:
+            with (
+                self._report.step("Drilling: restoring on a scratch database"),
+                scratch_database(database, self.settings.scratch) as scratch,
+            ):
+                self.result.drill = drill_session(session, scratch=scratch, clients=clients, jobs=self.settings.jobs)
+        except OSError as error:
+            raise BackupError(
+                f"The session {session.name} could not be drilled: {error}.",
+                untouched=f"It is kept, unproven, in {session.path}.",
+            ) from error
         self._report.say(f"Proven: restored on {scratch.place}, dumped again, and found the same.", "bold green")
         for line in self.result.drill.unproven:
             self._report.warn(f"  not proven there: {line}")
@@ -349,19 +364,18 @@ class CDCBackup:
                 self.result.session.path
             )
 
-    def _migrate(self, commands: Sequence[MigrationCommand]) -> str:
-        """Run the commands; why one of them did not do its work, or nothing."""
+    def _migrate(self, commands: Sequence[MigrationCommand], catalog: str) -> str:
+        """Run the commands; why one of them did not do its work, or nothing. `catalog` is the digest before."""
         for command in commands:
             self._report.say(f"Running: {command}", "bold")
-            before = self._digest() if command.is_drizzle else ""
             try:
                 attended = command.run(
                     os.environ, stdout_to_stderr=self._report.as_json, time_limit=self.settings.time_limit
                 )
             except MigrationError as error:
-                return str(error)
+                return error.what
             self.result.ran.append(Ran(argv=command.shown, exit_code=attended.returncode))
-            failure = self._why_not_done(command, attended, before)
+            failure = self._why_not_done(command, attended, catalog)
             if failure:
                 return failure
         return ""
@@ -373,14 +387,14 @@ class CDCBackup:
             try:
                 changed = self._digest() != before
             except DatabaseError as error:
-                return f"{command} ended with exit code {attended.returncode}, and then: {error}"
+                return f"{command} ended with exit code {attended.returncode}, and then: {error.what}"
             judgement = judge_drizzle(command.argv, attended.output, attended.returncode, catalog_changed=changed)
             self._report.say(judgement.sentence)
             return "" if judgement.outcome in (Outcome.APPLIED, Outcome.NOTHING_TO_DO) else judgement.sentence
         return f"{command} ended with exit code {attended.returncode}." if attended.returncode else ""
 
     def _digest(self) -> str:
-        with self._database().connect() as connection:
+        with self._database.connect() as connection:
             return digest_catalog(connection)
 
     def _conclude(self, failure: str) -> None:
@@ -403,18 +417,38 @@ class CDCBackup:
             )
         lost = [v for v in verdict if v.is_loss]
         if lost:
-            session = self.result.session
+            names = ", ".join(f"{visible(f'{v.schema}.{v.name}')} ({v.change})" for v in lost)
             raise DestroyedError(
-                f"The migration destroyed CDC data: {', '.join(f'{v.schema}.{v.name} ({v.change})' for v in lost)}.",
+                f"The migration destroyed CDC data: {names}.",
                 untouched=failure and f"It also failed: {failure}",
-                remedy=f"This brings it back:\n  {self._program}restore --session {session.name}"
-                if session
-                else "There is no backup of it: --without-backup was given.",
+                remedy=self._ways_back(lost),
             )
         if failure:
             raise MigrationError(failure, untouched="The CDC tables are as they were.")
         self.result.status = Status.MIGRATED
         self._report.say("The migration is done, and the CDC tables are as they were.", "bold green")
+
+    def _ways_back(self, lost: Sequence[Verdict]) -> str:
+        """The command that brings back what was lost; where one cannot, one for each way, its tables named."""
+        session = self.result.session
+        if session is None:
+            return "There is no backup of it: --without-backup was given."
+        renamed = [v for v in lost if v.change is Change.RENAMED]
+        changed = [v for v in lost if v.change is Change.COLUMNS_LOST]
+        gone = [v for v in lost if v not in renamed and v not in changed]
+
+        def restore(verdicts: Sequence[Verdict], *options: str) -> str:
+            words = [*options, *self._named]
+            for v in verdicts if len(verdicts) < len(lost) else ():
+                words += ["--table", f"{v.schema}.{v.name}"]
+            return f"\n  {self._program}restore {shlex.join(['--session', session.name, *words])}"
+
+        ways = [f"This brings it back:{restore(gone)}"] if gone else []
+        if changed:
+            ways.append(f"This brings it back beside what is there, to compare:{restore(changed, '--mode', 'aside')}")
+        if renamed:
+            ways.append("What was renamed is whole: ALTER TABLE … RENAME TO … gives it back its name.")
+        return "\n".join(ways)
 
     def _disabled(self) -> str:
         return f"Backups are switched off (backup.enabled: false in {self.settings.source})."

@@ -1,16 +1,12 @@
 """What a project wants: `config/backup.yml` and the environment, read once into one frozen value."""
 
-import io
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from dotenv import dotenv_values
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -21,7 +17,7 @@ from pydantic import (
     ValidationInfo,
 )
 
-from backup.errors import UsageError
+from backup.yaml_file import read_yaml, refusal, shown
 
 _BACKUPS = Path("local/backups/drizzle/cdc")
 _SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
@@ -176,19 +172,6 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
 _KEYS = tuple(key for key in Settings.model_fields if key != "source")
 
 
-@dataclass(frozen=True)
-class DatabaseURL:
-    """Where the database is, and who said so.
-
-    Args:
-        url: as it was written, password included; never shown.
-        source: for a sentence: "DATABASE_URL in the environment", "DATABASE_URL in /srv/app/.env".
-    """
-
-    url: str = field(repr=False)
-    source: str
-
-
 def load_settings(
     config: Path | None = None,
     *,
@@ -228,36 +211,8 @@ def load_settings(
         keys = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors(include_input=False))
         problems += [f"backup.{key} must be {Settings.model_fields[key].description}" for key in keys]
     if problems:
-        raise _refusal("\n  ".join([f"{file} cannot be used:", *problems]))
+        raise refusal("\n  ".join([f"{file} cannot be used:", *problems]))
     return settings
-
-
-def database_url(settings: Settings, environ: Mapping[str, str] | None = None) -> DatabaseURL | None:
-    """The database's URL: from the environment, else from `.env` in `settings.directory`, else in the cwd.
-
-    An empty value counts as none. The environment of the process is not changed, and `$` in a `.env` is a
-    character like any other.
-
-    Returns:
-        None where nobody gives one; whether libpq's own variables count then is for the caller to say.
-
-    Raises:
-        UsageError: a `.env` cannot be read, or its line for this variable cannot be understood.
-    """
-    name = settings.url_variable
-    if url := (os.environ if environ is None else environ).get(name):
-        return DatabaseURL(url, f"{name} in the environment")
-    for file in dict.fromkeys((settings.directory / ".env", Path.cwd() / ".env")):
-        if not os.path.lexists(file):
-            continue
-        text = _text(file)
-        values = dotenv_values(stream=io.StringIO(text), interpolate=False)
-        if url := values.get(name):
-            return DatabaseURL(url, f"{name} in {file}")
-        # python-dotenv passes over a line that it cannot parse: that would be another database, silently.
-        if name not in values and re.search(rf"^\s*(export\s+)?{name}\s*=", text, re.MULTILINE):
-            raise _refusal(f"The line of {name} in {file} cannot be understood; is a quote not closed?")
-    return None
 
 
 def _find(config: Path | None, here: Path, environ: Mapping[str, str]) -> Path | None:
@@ -272,7 +227,7 @@ def _find(config: Path | None, here: Path, environ: Mapping[str, str]) -> Path |
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:  # what cannot be looked at may be the configuration
-                raise _refusal(f"{file} cannot be read: {error.strerror}.") from None
+                raise refusal(f"{file} cannot be read: {error.strerror}.") from None
             return file.parent.resolve() / file.name
     return None
 
@@ -283,7 +238,7 @@ def _named(who: str, config: Path, here: Path) -> Path:
     try:
         file.stat()
     except OSError as error:
-        raise _refusal(f"{who} names {file}, which cannot be read: {error.strerror}.") from None
+        raise refusal(f"{who} names {file}, which cannot be read: {error.strerror}.") from None
     return file
 
 
@@ -291,7 +246,7 @@ def _argument(who: str, path: Path, here: Path) -> Path:
     try:
         return _absolute(path, here)
     except ValueError:
-        raise _refusal(f"{who} {path} is no path that can be followed.") from None
+        raise refusal(f"{who} {path} is no path that can be followed.") from None
 
 
 def _project(file: Path) -> Path:
@@ -304,12 +259,12 @@ def _project(file: Path) -> Path:
 
 def _section(file: Path) -> tuple[dict[object, object], list[str]]:
     """The known keys under `backup`, and a sentence for each key that is unknown."""
-    document = _document(file)
+    document = read_yaml(file)
     match document:
         case {"backup": dict(section), **others}:
-            strangers = [f"{_shown(key)} is no key of this file; the only one is backup" for key in others]
+            strangers = [f"{shown(key)} is no key of this file; the only one is backup" for key in others]
             strangers += [
-                f"backup.{_shown(key)} is no key of this file; its keys are {', '.join(_KEYS)}"
+                f"backup.{shown(key)} is no key of this file; its keys are {', '.join(_KEYS)}"
                 for key in section
                 if key not in _KEYS
             ]
@@ -321,90 +276,24 @@ def _section(file: Path) -> tuple[dict[object, object], list[str]]:
         case {"backup": _}:
             what = "must hold keys and values under backup"
         case dict():
-            what = f"must hold the key backup; it holds {', '.join(_shown(key) for key in document)}"
+            what = f"must hold the key backup; it holds {', '.join(shown(key) for key in document)}"
         case _:
             what = "must hold the key backup with keys and values under it"
-    raise _refusal(f"{file} {what}.")
+    raise refusal(f"{file} {what}.")
 
 
 def _audit_prefix(file: Path) -> dict[object, object]:
     """The prefix where the first system of this kind kept it, as a setting, or nothing."""
     if not os.path.lexists(file):
         return {}
-    value = _document(file)
+    value = read_yaml(file)
     for key in ("audit", "config", "prefix"):
         if value is None or (isinstance(value, dict) and key not in value):
             return {}
         if not isinstance(value, dict):
-            raise _refusal(f"{file} must hold keys and values down to audit.config.prefix.")
+            raise refusal(f"{file} must hold keys and values down to audit.config.prefix.")
         value = value[key]
     try:
         return {"prefix": _name(value)}
     except ValueError:
-        raise _refusal(f"{file}: audit.config.prefix must be {_IDENTIFIER_RULE}.") from None
-
-
-class _TwiceError(yaml.MarkedYAMLError):
-    """A key that stands twice in one mapping."""
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, which by itself would let the last of two equal keys win."""
-
-    def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
-        # Here and not where values are made: there, keys merged by `<<` already stand beside a mapping's own.
-        node = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            line = key.start_mark.line + 1
-            if key.value in lines:
-                first = lines[key.value]
-                raise _TwiceError(problem=f"{_shown(key.value)} is given twice, in lines {first} and {line}")
-            lines[key.value] = line
-        return node
-
-
-def _document(file: Path) -> object:
-    text = _text(file)
-    try:
-        return _Loader(text).get_single_data()
-    except _TwiceError as error:
-        raise _refusal(f"{file} cannot be used: {error.problem}.") from None
-    except yaml.reader.ReaderError as error:
-        *lines, last = text[: error.position].split("\n")
-        why = f"a character that no YAML may hold in line {len(lines) + 1}, column {len(last) + 1}"
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        # Only the scanner's complaints hold no more of the text, which may be a password, than one character.
-        said = f" ({error.problem})" if isinstance(error, yaml.scanner.ScannerError) else ""
-        why = f"something that is not YAML{where}{said}"
-    except (ValueError, LookupError, AttributeError, RecursionError):
-        # PyYAML lets these through for a date in month 13, an empty `!!int`, a thousand brackets.
-        why = "a value that YAML cannot mean"
-    raise UsageError(
-        f"{file} holds {why}.",
-        untouched="Nothing was done.",
-        remedy="Correct this and run the command again; a text that begins with * & ! % @ ` needs quotes.",
-    )
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _refusal(f"{file} is not UTF-8 text: byte {error.start + 1} cannot be read.") from None
-    except OSError as error:
-        raise _refusal(f"{file} cannot be read: {error.strerror}.") from None
-
-
-def _shown(key: object) -> str:
-    # Where a blank or a colon was forgotten, a URL becomes a key, password and all.
-    word = isinstance(key, str) and re.fullmatch(r"[\w.-]{1,63}", key)
-    return str(key) if word else "a key that is no plain word"
-
-
-def _refusal(what: str) -> UsageError:
-    return UsageError(what, untouched="Nothing was done.", remedy="Correct this and run the command again.")
+        raise refusal(f"{file}: audit.config.prefix must be {_IDENTIFIER_RULE}.") from None

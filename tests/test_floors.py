@@ -24,7 +24,12 @@ FLOORS = (
 )
 """From the ground up; those that share a floor do not know each other."""
 
-ROOMS = {"backup.signals": "backup.process", "backup.terminal": "backup.process"}
+ROOMS = {
+    "backup.signals": "backup.process",
+    "backup.terminal": "backup.process",
+    "backup.yaml_file": "backup.settings",
+    "backup.database_url": "backup.settings",
+}
 """Modules that were split off from another, and belong to it."""
 
 

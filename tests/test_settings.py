@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from backup.database_url import DatabaseURL, database_url
 from backup.errors import ExitCode, UsageError
-from backup.settings import DatabaseURL, Mode, Settings, database_url, load_settings
+from backup.settings import Mode, Settings, load_settings
 
 SHIPPED = Path(__file__).parent.parent / "config" / "backup.yml"
 SECRET = "s3cr%t pass"
