@@ -53,9 +53,8 @@ def restore_into(
                 oids=frozenset(table.oid for table in chosen),
                 fingerprints=_fingerprints(session, drill),
             )
-            Restore(
-                moment=datetime.now(UTC), mode=mode, tables=tuple(f"{t.schema_name}.{t.name}" for t in chosen)
-            ).write(session.path)
+            if mode is not RestoreMode.ASIDE and (database.host, database.name) == (manifest.host, manifest.database):
+                _keep(session, chosen)
     except (RestoreError, UsageError, DeclinedError):
         raise
     except CDCBackupError as error:
@@ -67,6 +66,13 @@ def restore_into(
     for line in warnings.splitlines():
         report.warn(f"  {line}")
     result.status = Status.RESTORED
+
+
+def _keep(session: Session, chosen: Sequence[SavedTable]) -> None:
+    """Put beside the session that these tables are where they were: prune may then let it go one day."""
+    before = Restore.read(session.path)
+    back = dict.fromkeys((f"{table.schema_name}.{table.name}" for table in chosen), datetime.now(UTC))
+    Restore(tables={**(before.tables if before else {}), **back}).write(session.path)
 
 
 def _choose(session: Session, names: Sequence[str]) -> tuple[SavedTable, ...]:

@@ -150,7 +150,7 @@ class CDCBackup:
         verdict = self.result.verdict = judge(self._database, self.result.tables, self.result.counts)
         try:
             self._keep_verdict(
-                commands, destroyed=tuple(f"{v.schema}.{v.name} ({v.change})" for v in verdict if v.is_loss)
+                commands, destroyed={f"{v.schema}.{v.name}": v.change.value for v in verdict if v.is_loss}
             )
         except OSError as error:
             self._report.warn(f"The verdict could not be written beside the session: {error}")
@@ -357,7 +357,7 @@ class CDCBackup:
         for line in self.result.drill.unproven:
             self._report.warn(f"  not proven there: {line}")
 
-    def _keep_verdict(self, commands: Sequence[MigrationCommand], destroyed: tuple[str, ...] | None) -> None:
+    def _keep_verdict(self, commands: Sequence[MigrationCommand], destroyed: dict[str, str] | None) -> None:
         """Put beside the session what its migration destroyed; `None` while nobody knows."""
         if self.result.session:
             VerdictRecord(moment=datetime.now(UTC), command="; ".join(map(str, commands)), destroyed=destroyed).write(
@@ -471,9 +471,10 @@ def _row(kept: Kept) -> tuple[str, ...]:
             migration = "none"
         case VerdictRecord(destroyed=None):
             migration = "not known"
-        case VerdictRecord(destroyed=()):
+        case VerdictRecord(destroyed=destroyed) if destroyed:
+            what = ", ".join(f"{name} ({how})" for name, how in destroyed.items())
+            migration = f"destroyed {what}" + ("; restored since" if kept.restored else "")
+        case _:
             migration = "destroyed nothing"
-        case VerdictRecord(destroyed=destroyed):
-            migration = f"destroyed {', '.join(destroyed or ())}" + ("; restored since" if kept.restored else "")
     state = f"not complete: {listed.problem}" if listed.problem else kept.reason or "nothing: prune deletes it"
     return listed.path.name, *described, size(listed.bytes), drilled, migration, state

@@ -1,9 +1,6 @@
 """The proof of a session: restored on a scratch database from its own files, dumped again, compared."""
 
-import shutil
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -17,7 +14,7 @@ from backup.postgres.snapshot import Snapshot, take_snapshot
 from backup.postgres.surroundings import look_around
 from backup.session.contents import TableContents, definition_digest, sort_contents
 from backup.session.dump import dump_tables
-from backup.session.folder import SavedTable, Session
+from backup.session.folder import SavedTable, Session, new_session
 from backup.session.restore import RestoreMode, restore_session, verify_session
 from backup.session.sidecar import Drill, DrilledTable
 
@@ -87,8 +84,8 @@ def _compare(session: Session, database: Database, clients: Clients, jobs: int) 
     manifest = session.manifest
     names = [f"{table.schema_name}.{table.name}" for table in manifest.tables]
     layouts = {(t.schema_name, t.name): t.rows_per_insert for t in manifest.tables if t.rows_per_insert is not None}
-    work = Path(tempfile.mkdtemp(prefix=".drill-", dir=session.path.parent))
-    try:
+    # As a session that is never published, so that what a killed drill leaves is cleared like one.
+    with new_session(session.path.parent) as work:
         with take_snapshot(database, prefix="", schemas="*", names=names, lock_timeout=_LOCK_TIMEOUT) as snapshot:
             surroundings = look_around(snapshot.connection, snapshot.tables)
             dump = dump_tables(
@@ -103,8 +100,6 @@ def _compare(session: Session, database: Database, clients: Clients, jobs: int) 
                 _compare_rows(session, table, restored)
                 _compare_definition(manifest.server_version, snapshot, table, restored)
         return _fingerprints(database, snapshot)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _compare_rows(session: Session, table: SavedTable, restored: TableContents) -> None:

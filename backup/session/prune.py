@@ -24,8 +24,11 @@ class Kept:
 
     @property
     def restored(self) -> bool:
-        """Whether what its migration destroyed was brought back since."""
-        return self.restore is not None and self.verdict is not None and self.restore.moment >= self.verdict.moment
+        """Whether all that its migration destroyed was brought back since."""
+        if self.verdict is None or not self.verdict.destroyed:
+            return False
+        back = self.restore.tables if self.restore is not None else {}
+        return all(name in back and back[name] >= self.verdict.moment for name in self.verdict.destroyed)
 
 
 def review_sessions(

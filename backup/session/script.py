@@ -35,7 +35,7 @@ LOCK = 0x6364632D62617475
 """The advisory lock that keeps two restores of a database apart."""
 
 _PREAMBLE = f"""\
-BEGIN;
+BEGIN READ WRITE;
 SET LOCAL statement_timeout = 0;
 SET LOCAL lock_timeout = 0;
 SET LOCAL idle_in_transaction_session_timeout = 0;

@@ -71,19 +71,17 @@ class Drill(Sidecar):
 
 
 class Verdict(Sidecar):
-    """What the migration that followed the session did; `destroyed` is None while that is not known."""
+    """What the migration that followed the session destroyed: tables, each with how; None while nobody knows."""
 
     moment: datetime
     command: str
-    destroyed: tuple[str, ...] | None
+    destroyed: dict[str, str] | None
 
 
 class Restore(Sidecar):
-    """That the session was restored, the last time."""
+    """When each table was last brought back from the session to where it had been."""
 
-    moment: datetime
-    mode: str
-    tables: tuple[str, ...]
+    tables: dict[str, datetime]
 
 
 def remove_sidecars(session: Path) -> None:
