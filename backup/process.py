@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -109,8 +110,9 @@ def attend(
     """Waits for a program that talks to the person at our terminal as it would without us.
 
     With a terminal on stdin it shares our session: Ctrl-C reaches it from the terminal, and what follows is
-    its decision. Without one it reads nothing, has a session of its own so that it cannot ask through
-    /dev/tty either, gets each of our signals, and is ended after `time_limit` seconds with all it started.
+    its decision. Without one it reads the file or the pipe that our stdin is, else nothing; it has a session of
+    its own so that it cannot ask through /dev/tty either, gets each of our signals, and is ended after
+    `time_limit` seconds with all it started.
     `stdout_to_stderr` gives it our stderr for its stdout; `listen` copies what it writes instead of leaving
     our streams to it.
 
@@ -156,7 +158,8 @@ def attend(
             argv,
             environment=environment,
             cwd=cwd,
-            stdin=subprocess.DEVNULL if alone else None,
+            # who is listened to asks questions, and must not wait for an answer in a pipe that nobody writes to
+            stdin=subprocess.DEVNULL if alone and (listen or not _is_file_or_pipe(0)) else None,
             stdout=copies.child_end(stdout),
             stderr=copies.child_end(stderr),
             start_new_session=alone,
@@ -169,6 +172,14 @@ def attend(
             copies.run(alive=lambda: started.poll() is None)
             started.wait()
     return Attended(argv=argv, returncode=_exit_code(started), output=copies.text, expired=expired)
+
+
+def _is_file_or_pipe(descriptor: int) -> bool:
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:  # closed
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
 
 
 @contextlib.contextmanager

@@ -37,8 +37,13 @@ def test_the_exit_code_is_kept(attending: Attending, ends: str, code: int, liste
     assert attending.result["restored"]
 
 
-def test_without_a_terminal_there_is_nothing_to_read(attending: Attending) -> None:
+def test_a_pipe_is_read_as_without_us(attending: Attending) -> None:
     ended = attending.run("import sys; print(repr(sys.stdin.read()))")
+    assert ended.stdout == b"'something'\n"
+
+
+def test_who_is_listened_to_has_nothing_to_read_without_a_terminal(attending: Attending) -> None:
+    ended = attending.run("import sys; print(repr(sys.stdin.read()))", listen=True)
     assert ended.stdout == b"''\n"
 
 

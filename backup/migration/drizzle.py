@@ -93,6 +93,12 @@ def judge_drizzle(argv: tuple[str, ...], output: str, returncode: int, *, catalo
                 sentence=f"{name} said “{said}”, but the catalog is as it was: no file was left to run, or "
                 "only rows changed.",
             )
+        if verb == "push" and not catalog_changed:
+            return Judgement(
+                outcome=Outcome.NOT_APPLIED,
+                sentence=f"{name} said “{said}”, but the catalog of the database that was backed up is as it was: does "
+                "drizzle's configuration name another database?",
+            )
         return Judgement(outcome=Outcome.APPLIED, sentence=f"{name} said “{said}”{_by_escape(lines)}.")
     if error := _first(_ERROR, lines):
         return undone(Outcome.FAILED, f"{name} failed: “{error.removeprefix('┌── ')}”")

@@ -21,9 +21,11 @@ _LOCK_SPACE = 0x63646300 << 32
 
 _AVOID = "Give the role CREATEDB, set backup.scratch to a URL, or install cdc-backup[embedded]."
 
+# Without a comment yet: its maker was killed right after CREATE DATABASE. Nobody else makes such a name.
 _LEFT = """
 select oid::int8, datname::text from pg_database
-where starts_with(datname::text, %s) and shobj_description(oid, 'pg_database') = %s
+where datname ~ %s and coalesce(shobj_description(oid, 'pg_database'), %s) = %s
+  and pg_has_role(datdba, 'MEMBER') and not exists (select from pg_stat_activity where datid = pg_database.oid)
 """
 
 
@@ -82,6 +84,7 @@ def _created(host: Database, like: Database) -> Iterator[Database]:
     name = f"{_PREFIX}{secrets.token_hex(6)}"
     identifier = sql.Identifier(name)
     with host.connect() as connection:
+        connection.execute("set default_transaction_read_only = off")
         clear_left(connection)
         try:
             connection.execute(
@@ -94,8 +97,11 @@ def _created(host: Database, like: Database) -> Iterator[Database]:
                 "select pg_advisory_lock(%s + oid::int8) from pg_database where datname = %s", [_LOCK_SPACE, name]
             )
             connection.execute(sql.SQL("comment on database {} is {}").format(identifier, _MARK))
-            # Nothing in it is worth a wait for the disk.
-            connection.execute(sql.SQL("alter database {} set synchronous_commit = off").format(identifier))
+            # Nothing in it is worth a wait for the disk; and it is there to be written.
+            for setting in ("synchronous_commit", "default_transaction_read_only"):
+                connection.execute(
+                    sql.SQL("alter database {} set {} = off").format(identifier, sql.Identifier(setting))
+                )
             yield host.named(name)
         finally:
             # An error here must not hide the one that may have brought us here; the next run tries again.
@@ -106,7 +112,7 @@ def _created(host: Database, like: Database) -> Iterator[Database]:
 def clear_left(connection: Connection) -> tuple[str, ...]:
     """Drop the scratch databases whose makers are dead; their names."""
     dropped = []
-    for oid, name in connection.execute(_LEFT, [_PREFIX, _MARK]).fetchall():
+    for oid, name in connection.execute(_LEFT, [rf"\A{_PREFIX}[0-9a-f]{{12}}\Z", _MARK, _MARK]).fetchall():
         row = connection.execute("select pg_try_advisory_lock(%s)", [_LOCK_SPACE + oid]).fetchone()
         if row and row[0]:
             with suppress(psycopg.Error):  # another role's: its next run drops it

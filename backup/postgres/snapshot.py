@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import psycopg
 from psycopg import sql
@@ -51,7 +51,7 @@ class Missing:
 class Snapshot:
     """The tables at one moment; `connection` is inside it and holds ACCESS SHARE on every table.
 
-    `counts` has an entry for every table that holds rows itself, by OID: not for partitioned and foreign
+    `database_id` tells the database from every other one in the world, as `identify` does. `counts` has an entry for every table that holds rows itself, by OID: not for partitioned and foreign
     ones. `moment` is in UTC, `wal` the write-ahead log's position, None where the role may not see it.
     """
 
@@ -59,12 +59,14 @@ class Snapshot:
     moment: datetime
     wal: str | None
     database: str
+    database_id: str
     server_version: str
     connection: Connection
     tables: tuple[Table, ...]
     counts: dict[int, Count]
     missing: tuple[Missing, ...]
     missing_schemas: tuple[str, ...]
+    standby: bool
 
 
 def select_tables(tables: Sequence[Table], names: Sequence[str]) -> tuple[tuple[Table, ...], tuple[Missing, ...]]:
@@ -114,7 +116,7 @@ def take_snapshot(
                     untouched="Nothing was backed up.",
                 )
             seen |= {table.oid: table for table in tables}
-            _refuse_obstacles(find_obstacles(connection, tables))
+            _refuse_obstacles((*find_obstacles(connection, tables), *_unreadable_on_standby(connection, tables)))
             if _lock(connection, tables, lock_timeout):
                 now = select_tables(find_tables(connection, prefix=prefix, schemas=schemas), names)[0]
                 if now == tables:
@@ -163,6 +165,18 @@ def _count(table: Table) -> sql.Composed:
     )
 
 
+def identify(connection: Connection) -> str:
+    """The database's system identifier and OID; empty where the role may not see the first."""
+    row = connection.execute(
+        "select oid::text, has_function_privilege('pg_control_system()', 'EXECUTE') from pg_database"
+        " where datname = current_database()"
+    ).fetchone()
+    if row is None or not row[1]:
+        return ""
+    system = connection.execute("select system_identifier::text from pg_control_system()").fetchone()
+    return f"{system[0]}/{row[0]}" if system else ""
+
+
 def _describe(
     connection: Connection, tables: tuple[Table, ...], missing: tuple[Missing, ...], lacking: tuple[str, ...]
 ) -> Snapshot:
@@ -180,9 +194,10 @@ def _describe(
         wal = position[0] if position else None
     return Snapshot(
         id=row[0],
-        moment=row[1],
+        moment=row[1].replace(tzinfo=UTC),
         wal=wal,
         database=row[2],
+        database_id=identify(connection),
         server_version=row[3],
         connection=connection,
         tables=tables,
@@ -236,6 +251,15 @@ def _holders(connection: Connection, tables: Sequence[Table]) -> str:
     if not rows:
         return f"one of {', '.join(map(str, tables))}; who held it is over now"
     return ", ".join(f"{by_oid[oid]} by process {pid} ({name})" for oid, pid, name in rows)
+
+
+def _unreadable_on_standby(connection: Connection, tables: Sequence[Table]) -> tuple[Obstacle, ...]:
+    """The tables that a standby does not have, because they are not in the write-ahead log."""
+    unlogged = [table for table in tables if table.unlogged]
+    if not unlogged or connection.execute("select pg_is_in_recovery()").fetchone() == (False,):
+        return ()
+    cause = "is unlogged, and this server is a standby, which has none of its rows: use the primary"
+    return tuple(Obstacle(table=table, cause=cause) for table in unlogged)
 
 
 def _refuse_obstacles(obstacles: Sequence[Obstacle]) -> None:

@@ -30,7 +30,8 @@ class SavedTable(BaseModel):
     """A table in a session; what speaks of a file is null where it had no rows and has none.
 
     `rows_offset` and `rows_bytes` say where in the file pg_dump's own text of the rows stands;
-    `rows_per_insert` is 0 where that is COPY text. `columns` are number, name and type of each.
+    `rows_per_insert` is 0 where that is COPY text. `columns` are number, name and type of each, `parents` the
+    tables of the session that it is a partition or an inheritance child of.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +50,12 @@ class SavedTable(BaseModel):
     definition_sha256: str
     key: tuple[str, ...]
     columns: tuple[tuple[int, str, str], ...]
+    parents: tuple[str, ...]
+
+    @property
+    def qualified(self) -> str:
+        """`schema.name`, for people and in arguments."""
+        return f"{self.schema_name}.{self.name}"
 
 
 class SkippedTable(BaseModel):
@@ -77,6 +84,7 @@ class Manifest(BaseModel):
     server_version: str
     client_version: str
     database: str
+    database_id: str
     host: str
     snapshot: str
     wal_position: str | None
@@ -210,7 +218,12 @@ def list_sessions(root: Path) -> tuple[Listed, ...]:
     if not root.is_dir():
         return ()
     names = sorted(
-        (path for path in root.iterdir() if path.is_dir() and _NAME.fullmatch(path.name.removeprefix(_PARTIAL))),
+        # A link is somebody else's, whatever its name.
+        (
+            path
+            for path in root.iterdir()
+            if path.is_dir() and not path.is_symlink() and _NAME.fullmatch(path.name.removeprefix(_PARTIAL))
+        ),
         key=lambda path: path.name.removeprefix(_PARTIAL),
         reverse=True,
     )
@@ -218,11 +231,11 @@ def list_sessions(root: Path) -> tuple[Listed, ...]:
 
 
 def file_names(tables: Iterable[tuple[str, str]]) -> list[str]:
-    """A file name for each table (schema, name) that every file system takes, different from the others in any case.
+    """A file name for each table (schema, name) that every file system takes, different from all others in any case.
 
     What is not an ASCII letter, digit, `_` or `-` is written as the bytes of its UTF-8, `%2E`.
     """
-    names: dict[str, str] = {}
+    names = {RESTORE_SCRIPT: RESTORE_SCRIPT}
     for schema, table in tables:
         stem = _safe(table) if schema == "public" else f"{_safe(schema)}.{_safe(table)}"
         if len(stem) > 200:  # NAME_MAX is 255 bytes on the usual file systems
@@ -232,7 +245,7 @@ def file_names(tables: Iterable[tuple[str, str]]) -> list[str]:
             number += 1
             name = f"{stem}~{number}.sql"
         names[name.lower()] = name
-    return list(names.values())
+    return list(names.values())[1:]
 
 
 def _safe(name: str) -> str:

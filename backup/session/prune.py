@@ -1,6 +1,7 @@
 """Which sessions may go, and why the others stay."""
 
 import shutil
+from contextlib import suppress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,12 +35,15 @@ class Kept:
 def review_sessions(
     root: Path, *, retention_days: int, keep_last: int, now: datetime | None = None
 ) -> tuple[Kept, ...]:
-    """All sessions in `root`, newest first, each with the reason for which it is kept."""
+    """All sessions in `root`, newest first, each with the reason for which it is kept; the newest of each database."""
     now = now or datetime.now(UTC)
     sessions = [_look(listed) for listed in list_sessions(root)]
     complete = [s for s in sessions if not s.listed.problem]
-    newest = {s.listed.path for s in complete[:keep_last]}
-    proven = next((s.listed.path for s in complete if s.drill is not None and not s.drill.problem), None)
+    newest, proven = set[Path](), set[Path]()
+    for database in {_database(s.listed) for s in complete}:
+        its = [s for s in complete if _database(s.listed) == database]
+        newest |= {s.listed.path for s in its[:keep_last]}
+        proven |= {s.listed.path for s in [s for s in its if s.drill is not None and not s.drill.problem][:1]}
     clock_is_wrong = any(s.listed.manifest is not None and _moment(s.listed) > now for s in complete)
 
     def reason(session: Kept) -> str:
@@ -52,7 +56,7 @@ def review_sessions(
             return "the clock is wrong: a session is from the future"
         if listed.path in newest:
             return f"it is among the newest {keep_last}"
-        if listed.path == proven:
+        if listed.path in proven:
             return "it is the newest that is proven"
         if verdict is not None and verdict.destroyed is None:
             return "what its migration did is not known"
@@ -74,14 +78,13 @@ def prune_sessions(sessions: Sequence[Kept]) -> tuple[Path, ...]:
         if session.reason:
             continue
         path = session.listed.path
-        try:
+        # A BlockingIOError: it is being restored. Other trouble leaves it to the next run.
+        with suppress(OSError):
             with locked(path, wait=False):
                 # Under a name that says it is not whole, so that a killed run leaves no session half deleted.
                 shutil.rmtree(unpublish(path))
-        except BlockingIOError:
-            continue
-        remove_sidecars(path)
-        deleted.append(path)
+            remove_sidecars(path)
+            deleted.append(path)
     return tuple(deleted)
 
 
@@ -96,6 +99,11 @@ def _look(listed: Listed) -> Kept:
         )
     except BackupError as error:
         return Kept(listed=listed, drill=None, verdict=None, restore=None, reason=str(error))
+
+
+def _database(listed: Listed) -> str:
+    assert listed.manifest is not None  # noqa: S101 - asked of complete sessions alone
+    return listed.manifest.database_id or f"{listed.manifest.host} {listed.manifest.database}"
 
 
 def _moment(listed: Listed) -> datetime:

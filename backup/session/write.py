@@ -69,6 +69,7 @@ def write_session(snapshot: Snapshot, *, database: Database, clients: Clients, p
         server_version=snapshot.server_version,
         client_version=clients.version,
         database=snapshot.database,
+        database_id=snapshot.database_id,
         host=database.host,
         snapshot=snapshot.id,
         wal_position=snapshot.wal,
@@ -115,6 +116,7 @@ def _save(saved: TableContents, contents: Contents, partial: Path, file: str | N
         definition_sha256=definition_digest(saved),
         key=table.key,
         columns=tuple((column.number, column.name, column.type) for column in table.columns),
+        parents=tuple(str(c.table) for c in contents.tables if c.table.oid in table.parents),
     )
 
 
