@@ -1,17 +1,19 @@
 """A restore from end to end: look how the tables stand, say what will be done, ask, do it, tell."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 
-from backup.errors import CDCBackupError, DeclinedError, RestoreError, UsageError
+from backup.errors import BackupError, CDCBackupError, DeclinedError, RestoreError, UsageError
 from backup.lock import locked
 from backup.postgres.clients import find_clients
 from backup.postgres.database import Database
-from backup.postgres.snapshot import count_rows
-from backup.postgres.tables import Table, find_tables_by
+from backup.postgres.snapshot import count_rows, identify
+from backup.postgres.tables import Table, find_obstacles, find_others_by, find_tables_by
 from backup.report import Report, plural
 from backup.result import Result, State, Status, TablePlan
 from backup.session.folder import SavedTable, Session
+from backup.session.merge import aside_name
 from backup.session.restore import Restored, RestoreMode, restore_schema, restore_session, verify_session
 from backup.session.sidecar import Drill, Restore
 
@@ -33,39 +35,83 @@ def restore_into(
     manifest = session.manifest
     chosen = _choose(session, names)
     report.say(f"{session.name}: {manifest.database} on {manifest.host}, {manifest.created:%Y-%m-%d %H:%M:%S} UTC")
+    with ExitStack() as held:
+        try:
+            _hold(held, session, report)
+            _restore(database, session, chosen, mode, plan_only, even_renamed, ask, report, result)
+        except (RestoreError, UsageError, DeclinedError):
+            raise
+        except CDCBackupError as error:
+            # Whatever keeps a restore from being done is a failed restore.
+            raise RestoreError(error.what, untouched="Nothing was restored.", remedy=error.remedy) from error
+        except OSError as error:
+            raise RestoreError(f"{error.filename}: {error.strerror}.", untouched="Nothing was restored.") from error
+
+
+def _hold(held: ExitStack, session: Session, report: Report) -> None:
+    """Keep prune, and another restore, away from the session from now on."""
     try:
-        plan, server_version = _look(database, chosen)
-        result.plan = plan
-        _announce(database, session, plan, mode, report)
-        _refuse(plan, mode, even_renamed=even_renamed)
-        if plan_only:
-            result.status = Status.DRY_RUN
-            return
-        _ask(plan, mode, ask=ask, report=report)
-        with locked(session.path), report.step("Restoring", sum(table.bytes or 0 for table in chosen)):
-            verify_session(session)
-            drill = Drill.read(session.path)
-            done, warnings = restore_session(
-                session,
-                database=database,
-                clients=find_clients(database, server_version),
-                mode=mode,
-                oids=frozenset(table.oid for table in chosen),
-                fingerprints=_fingerprints(session, drill),
-            )
-            if mode is not RestoreMode.ASIDE and (database.host, database.name) == (manifest.host, manifest.database):
-                _keep(session, chosen)
-    except (RestoreError, UsageError, DeclinedError):
-        raise
-    except CDCBackupError as error:
-        # Whatever keeps a restore from being done is a failed restore.
-        raise RestoreError(error.what, untouched="Nothing was restored.", remedy=error.remedy) from error
+        held.enter_context(locked(session.path, wait=False))
+    except BlockingIOError:
+        report.say(f"Another restore of {session.name} is running; waiting for its end.")
+        held.enter_context(locked(session.path))
+
+
+def _restore(
+    database: Database,
+    session: Session,
+    chosen: tuple[SavedTable, ...],
+    mode: RestoreMode,
+    plan_only: bool,
+    even_renamed: bool,
+    ask: bool,
+    report: Report,
+    result: Result,
+) -> None:
+    plan, server_version = _look(database, session, chosen)
+    result.plan = plan
+    _announce(database, session, plan, mode, report)
+    _refuse(plan, mode, even_renamed=even_renamed)
+    if plan_only:
+        result.status = Status.DRY_RUN
+        return
+    _ask(plan, mode, ask=ask, report=report)
+    drill = _proof(session, report)
+    with report.step("Restoring"):
+        verify_session(session)
+        done, warnings = restore_session(
+            session,
+            database=database,
+            clients=find_clients(database, server_version),
+            mode=mode,
+            oids=frozenset(table.oid for table in chosen),
+            fingerprints=_fingerprints(session, drill),
+        )
     for table in plan:
         table.done = done.get(table.saved.oid, Restored(added=0, differ=0, removed=0))
-    _tell(plan, mode, session, report, proven=drill is not None and not drill.problem)
+    _tell(plan, mode, session, report, proven=drill is not None)
     for line in warnings.splitlines():
         report.warn(f"  {line}")
+    manifest = session.manifest
+    if mode is not RestoreMode.ASIDE and (database.host, database.name) == (manifest.host, manifest.database):
+        try:
+            _keep(session, chosen)
+        except (OSError, BackupError) as error:
+            report.warn(f"It could not be noted beside the session that it was restored: {error}")
     result.status = Status.RESTORED
+
+
+def _proof(session: Session, report: Report) -> Drill | None:
+    """The drill that the session passed; None where it has none, or one that nobody can read."""
+    try:
+        drill = Drill.read(session.path)
+    except BackupError as error:
+        report.warn(f"What the drill saw is not known: {error.what}")
+        return None
+    if drill is not None and drill.problem:
+        report.warn(f"This session was drilled, and is no proof: {drill.problem}")
+        return None
+    return drill
 
 
 def _keep(session: Session, chosen: Sequence[SavedTable]) -> None:
@@ -83,34 +129,63 @@ def _choose(session: Session, names: Sequence[str]) -> tuple[SavedTable, ...]:
         raise UsageError(
             f"{session.name} holds no table called {', '.join(map(repr, unknown))}.", untouched="Nothing was restored."
         )
-    return tuple(t for t in tables if not names or t.name in names or f"{t.schema_name}.{t.name}" in names)
+    chosen = {t.qualified for t in tables if not names or t.name in names or t.qualified in names}
+    # A partitioned table has its rows in its partitions, and a partition its place in that.
+    while more := {t.qualified for t in tables if chosen.intersection(t.parents)} - chosen:
+        chosen |= more
+    while more := {p for t in tables if t.qualified in chosen for p in t.parents} - chosen:
+        chosen |= more
+    return tuple(t for t in tables if t.qualified in chosen)
 
 
-def _look(database: Database, chosen: Sequence[SavedTable]) -> tuple[tuple[TablePlan, ...], str]:
+def _look(database: Database, session: Session, chosen: Sequence[SavedTable]) -> tuple[tuple[TablePlan, ...], str]:
     """How each table stands in the database today; and the server's version."""
+    names = [(t.schema_name, t.name) for t in chosen]
     with database.connect() as connection:
         connection.execute("set row_security = off")
-        found = find_tables_by(connection, [t.oid for t in chosen], [(t.schema_name, t.name) for t in chosen])
-        counts = {oid: count.rows for oid, count in count_rows(connection, found).items()}
-        version = connection.info.parameter_status("server_version") or "0"
-    by_name = {(table.schema, table.name): table for table in found}
-    by_oid = {table.oid: table for table in found}
-    return tuple(_plan(t, by_name.get((t.schema_name, t.name)), by_oid.get(t.oid), counts) for t in chosen), version
-
-
-def _plan(saved: SavedTable, there: Table | None, same: Table | None, counts: dict[int, int]) -> TablePlan:
-    if there is None:
-        # In another database the OID may be any table's; the same columns under the same numbers are no chance.
-        if same is not None and tuple((c.number, c.name, c.type) for c in same.columns) == saved.columns:
-            return TablePlan(saved=saved, state=State.RENAMED, rows_today=counts.get(same.oid), detail=str(same))
-        return TablePlan(saved=saved, state=State.GONE, rows_today=None)
-    today = {column.name: column.type for column in there.columns}
-    lacking = [f"{name} {type_}" for _, name, type_ in saved.columns if today.get(name) != type_]
-    if lacking:
-        return TablePlan(
-            saved=saved, state=State.CHANGED, rows_today=counts.get(there.oid), detail=f"lacks {', '.join(lacking)}"
+        found = find_tables_by(connection, [t.oid for t in chosen], names)
+        others = find_others_by(connection, names)
+        by_name = {(table.schema, table.name): table for table in found}
+        by_oid = {table.oid: table for table in found}
+        same_database = session.manifest.database_id == identify(connection) != ""
+        plan = tuple(
+            _plan(saved, by_name.get(name), by_oid.get(saved.oid), others.get(name), same_database=same_database)
+            for saved, name in zip(chosen, names, strict=True)
         )
-    return TablePlan(saved=saved, state=State.THERE, rows_today=counts.get(there.oid))
+        # A restore gets by without the rows of today, so that it matters to nobody whether they can be counted.
+        hidden = {obstacle.table.oid for obstacle in find_obstacles(connection, found)}
+        today = [by_oid[p.oid] for p in plan if p.oid is not None and p.oid not in hidden]
+        counts = count_rows(connection, today)
+        version = connection.info.parameter_status("server_version") or "0"
+    for p in plan:
+        p.rows_today = counts[p.oid].rows if p.oid in counts else None
+    return plan, version
+
+
+def _plan(
+    saved: SavedTable, there: Table | None, same: Table | None, other: str | None, *, same_database: bool
+) -> TablePlan:
+    """How a table stands: from what has its name today, and what has its OID, which says nothing elsewhere."""
+    columns = None if same is None else tuple((c.number, c.name, c.type) for c in same.columns)
+    if (
+        same is not None
+        and str(same) != saved.qualified
+        and (same_database or (columns == saved.columns and not there))
+    ):
+        also = f", and another {other or 'table'} has its name" if there or other else ""
+        return TablePlan(saved=saved, state=State.RENAMED, oid=same.oid, detail=f"{same}{also}")
+    if other is not None:
+        return TablePlan(saved=saved, state=State.CHANGED, detail=f"is a {other} now")
+    if there is None:
+        return TablePlan(saved=saved, state=State.GONE)
+    today = {column.name: column.type for column in there.columns}
+    change = [f"lacks {name} {type_}" for _, name, type_ in saved.columns if today.get(name) != type_]
+    if not change and same_database and there.oid == saved.oid:
+        numbers = {column.name: column.number for column in there.columns}
+        change = [f"has another column called {name}" for number, name, _ in saved.columns if numbers[name] != number]
+    if change:
+        return TablePlan(saved=saved, state=State.CHANGED, oid=there.oid, detail=", ".join(change))
+    return TablePlan(saved=saved, state=State.THERE, oid=there.oid)
 
 
 def _announce(
@@ -135,7 +210,7 @@ def _announce(
 def _will_do(plan: TablePlan, mode: RestoreMode, session: Session) -> str:
     match mode, plan.state:
         case RestoreMode.ASIDE, _:
-            return f"restored as {restore_schema(session)}.{plan.saved.name}"
+            return f"restored as {restore_schema(session)}.{aside_name(plan.saved.schema_name, plan.saved.name)}"
         case _, State.GONE:
             return "brought back"
         case _, State.RENAMED:
@@ -173,18 +248,19 @@ def _refuse(plan: Sequence[TablePlan], mode: RestoreMode, *, even_renamed: bool)
 
 def _ask(plan: Sequence[TablePlan], mode: RestoreMode, *, ask: bool, report: Report) -> None:
     """`replace` alone takes anything away."""
-    at_stake = sum(p.rows_today or 0 for p in plan)
-    if mode is not RestoreMode.REPLACE or not ask or not at_stake:
+    there = [p for p in plan if p.state is State.THERE and p.saved.kind == "table"]
+    rows = sum(p.rows_today or 0 for p in there)
+    uncounted = any(p.rows_today is None for p in there)
+    if mode is not RestoreMode.REPLACE or not ask or not (rows or uncounted):
         return
+    at_stake = f"{plural(rows, 'row')} of today" + (" and those that cannot be counted" if uncounted else "")
     if not report.attended:
         raise UsageError(
-            f"--mode replace would let go of up to {plural(at_stake, 'row')} of today, and nobody is here to be asked.",
+            f"--mode replace would let go of up to {at_stake}, and nobody is here to be asked.",
             untouched="Nothing was restored.",
             remedy="Say --yes if that is what you want.",
         )
-    if not report.ask(
-        f"Of the {plural(at_stake, 'row')} of today, those that the backup does not hold will go. Go on?"
-    ):
+    if not report.ask(f"Of the {at_stake}, those that the backup does not hold will go. Go on?", default=False):
         raise DeclinedError("The answer was no.", untouched="Nothing was restored.")
 
 
@@ -202,7 +278,8 @@ def _tell(plan: Sequence[TablePlan], mode: RestoreMode, session: Session, report
         name = f"{p.saved.schema_name}.{p.saved.name}"
         assert p.done is not None  # noqa: S101 - every plan was given what was done
         if mode is RestoreMode.ASIDE:
-            report.say(f"  {restore_schema(session)}.{p.saved.name}: {plural(p.done.added, 'row')}")
+            aside = aside_name(p.saved.schema_name, p.saved.name)
+            report.say(f"  {restore_schema(session)}.{aside}: {plural(p.done.added, 'row')}")
         elif p.state in (State.GONE, State.RENAMED):
             report.say(f"  {name}: is back, with {plural(p.done.added, 'row')}")
         else:

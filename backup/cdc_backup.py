@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backup.bring_back import restore_into
 from backup.database_url import database_url
+from backup.doctor.diagnose import diagnose
 from backup.errors import (
     BackupError,
     DatabaseError,
@@ -19,6 +20,7 @@ from backup.errors import (
     ProcessError,
     UsageError,
 )
+from backup.init import initialise
 from backup.migration.command import Attended, MigrationCommand
 from backup.migration.drizzle import Outcome, judge_drizzle
 from backup.migration.verdict import Change, Verdict, judge
@@ -26,7 +28,8 @@ from backup.postgres.catalog import digest_catalog
 from backup.postgres.clients import Clients, find_clients
 from backup.postgres.database import Database
 from backup.postgres.scratch import scratch_database
-from backup.postgres.snapshot import Snapshot, take_snapshot
+from backup.postgres.snapshot import Snapshot, identify, take_snapshot
+from backup.postgres.tables import find_tables
 from backup.report import Report, plural, size, visible
 from backup.result import Ran, Result, Status
 from backup.session.drill import drill_session
@@ -230,19 +233,58 @@ class CDCBackup:
             )
         return sessions
 
+    def doctor(self) -> None:
+        """Say what a backup needs: what was found, what is missing, what to do about it. Nothing is changed.
+
+        Raises:
+            UsageError: the configuration keeps a backup from working.
+            BackupError: something else does.
+        """
+        diagnose(
+            self.settings,
+            lambda: self._database,
+            named=self._named,
+            program=self._program,
+            report=self._report,
+            result=self.result,
+        )
+
+    def init(self, *, ask: bool) -> None:
+        """Write the configuration, the scripts of package.json and the line of .gitignore that the project lacks.
+
+        Raises:
+            DeclinedError: a change was not made, because somebody said no or nobody could be asked.
+            UsageError: a file could not be written.
+        """
+        initialise(self.settings, ask=ask, look_only=self._dry, report=self._report, result=self.result)
+
     def _review(self) -> tuple[Kept, ...]:
         settings = self.settings
         return review_sessions(settings.path, retention_days=settings.retention_days, keep_last=settings.keep_last)
 
     def _session(self, name: str | None) -> Session:
-        """The session of that name or path; the newest complete one where none is named."""
+        """The session of that name or path; where none is named, this database's newest.
+
+        One whose migration destroyed something that is not restored yet goes before newer ones.
+        """
         if name is not None:
             path = Path(name).expanduser()
             return open_session(path if path.is_absolute() or path.is_dir() else self.settings.path / name)
-        for kept in self._review():
-            if not kept.listed.problem:
-                return open_session(kept.listed.path)
-        raise UsageError(f"There is no complete session in {self.settings.path}.", untouched="Nothing was done.")
+        with self._database.connect() as connection:
+            here = identify(connection)
+        complete = [kept for kept in self._review() if not kept.listed.problem]
+        ours = [kept for kept in complete if kept.is_of(here, self._database.host, self._database.name)]
+        if not ours:
+            others = f"; the {plural(len(complete), 'one')} there are of other databases" if complete else ""
+            raise UsageError(
+                f"There is no complete session of {self._database} in {self.settings.path}{others}.",
+                untouched="Nothing was done.",
+                remedy="--session names one of another database." if others else "",
+            )
+        owing = [kept for kept in ours if kept.verdict is not None and kept.verdict.destroyed and not kept.restored]
+        for kept in owing[1:]:
+            self._report.warn(f"What the migration after {kept.listed.path.name} destroyed is not restored either.")
+        return open_session((owing or ours)[0].listed.path)
 
     @cached_property
     def _database(self) -> Database:
@@ -280,8 +322,7 @@ class CDCBackup:
         settings = self.settings
         with self._report.step("Counting rows"), self._snapshot(database, names) as snapshot:
             self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
-        for schema in snapshot.missing_schemas:
-            self._report.warn(f"The schema {schema} of backup.schemas does not exist in {database.name}.")
+        self._refuse_blindness(database, snapshot)
         server_version = snapshot.server_version
         tables, counts = self.result.tables, self.result.counts
         if not tables:
@@ -296,6 +337,26 @@ class CDCBackup:
             [(str(t), f"{counts[t.oid].rows:,}", size(counts[t.oid].bytes)) for t in tables if t.oid in counts],
         )
         return server_version
+
+    def _refuse_blindness(self, database: Database, snapshot: Snapshot) -> None:
+        """Refuse to protect nothing because tables were looked for in the wrong place."""
+        settings = self.settings
+        if snapshot.missing_schemas:
+            raise UsageError(
+                f"{database} has no schema {', '.join(snapshot.missing_schemas)}, which backup.schemas names.",
+                untouched="Nothing was backed up or started.",
+                remedy="Correct backup.schemas; upper and lower case matter.",
+            )
+        if not snapshot.tables:
+            with database.connect() as connection:
+                elsewhere = find_tables(connection, prefix=settings.prefix, schemas="*")
+            if elsewhere:
+                raise UsageError(
+                    f"The tables that begin with {settings.prefix!r} are in schemas that backup.schemas does not name: "
+                    f"{', '.join(map(str, elsewhere))}.",
+                    untouched="Nothing was backed up or started.",
+                    remedy='Name those schemas there, or write "*" for all.',
+                )
 
     def _snapshot(self, database: Database, names: Sequence[str]) -> AbstractContextManager[Snapshot]:
         settings = self.settings
@@ -426,7 +487,10 @@ class CDCBackup:
         if failure:
             raise MigrationError(failure, untouched="The CDC tables are as they were.")
         self.result.status = Status.MIGRATED
-        self._report.say("The migration is done, and the CDC tables are as they were.", "bold green")
+        self._report.say(
+            "The migration is done; no CDC table, row or column was lost." if verdict else "The migration is done.",
+            "bold green",
+        )
 
     def _ways_back(self, lost: Sequence[Verdict]) -> str:
         """The command that brings back what was lost; where one cannot, one for each way, its tables named."""
@@ -434,8 +498,8 @@ class CDCBackup:
         if session is None:
             return "There is no backup of it: --without-backup was given."
         renamed = [v for v in lost if v.change is Change.RENAMED]
-        changed = [v for v in lost if v.change is Change.COLUMNS_LOST]
-        gone = [v for v in lost if v not in renamed and v not in changed]
+        changed = [v for v in lost if not v.in_place and v not in renamed]
+        gone = [v for v in lost if v.in_place]
 
         def restore(verdicts: Sequence[Verdict], *options: str) -> str:
             words = [*options, *self._named]

@@ -10,7 +10,7 @@ from types import FrameType
 
 from invoke.collection import Collection
 from invoke.context import Context
-from invoke.exceptions import Exit
+from invoke.exceptions import Exit, ParseError
 from invoke.program import Program
 from invoke.tasks import Task
 
@@ -35,7 +35,7 @@ _HELP = {
 }
 
 _TAKING_A_VALUE = ("--path", "--table", "--config")
-"""The flags of `backup` that a plain argument may belong to."""
+"""The flags of `backup` that a plain word may belong to."""
 
 _FAILURES = {
     ExitCode.DECLINED: Status.DECLINED,
@@ -210,6 +210,18 @@ def list_sessions(context: Context, path: str | None = None, config: str | None 
         cdc.list_sessions()
 
 
+def doctor(context: Context, path: str | None = None, config: str | None = None, json: bool = False) -> None:
+    """Say what a backup needs: what was found, what is missing, what to do about it."""
+    with _safely(context, config, json, path) as cdc:
+        cdc.doctor()
+
+
+def init(context: Context, config: str | None = None, json: bool = False, yes: bool = False) -> None:
+    """Set up a project: configuration, scripts of package.json, .gitignore; show and ask before each change."""
+    with _safely(context, config, json) as cdc:
+        cdc.init(ask=not yes)
+
+
 def _recipe(body: Callable[..., None], name: str) -> Task[Callable[..., None]]:
     parameters = body.__annotations__.keys() & _HELP.keys()
     # Invoke prints only the first line of a help text whole, and takes short flags by the first letter free:
@@ -234,8 +246,35 @@ migration = Collection(
     _recipe(list_sessions, "list"),
     _recipe(drill, "drill"),
     _recipe(prune, "prune"),
+    _recipe(doctor, "doctor"),
+    _recipe(init, "init"),
 )
 """For a team's own `tasks.py`: `ns = Collection(migration)`."""
+
+
+class _Program(Program):
+    """Invoke's own program, with our exit code and our JSON for a command line that cannot be understood."""
+
+    def parse_core(self, argv: list[str] | None) -> None:
+        with _understood():
+            super().parse_core(argv)
+
+    def parse_tasks(self) -> None:
+        with _understood():
+            super().parse_tasks()
+            # Before a recipe's name it is Invoke's own flag: the configuration that it names would not be ours.
+            if self.args["config"].value is not None:
+                raise ParseError("--config and -f stand before the recipe; write --config behind it.")
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    try:
+        yield
+    except ParseError as error:
+        report = Report(as_json="--json" in sys.argv)
+        remedy = "cdc-backup --list names the recipes, cdc-backup RECIPE --help the flags of one."
+        _end(report, Result(), UsageError(str(error), untouched="Nothing was done.", remedy=remedy))
 
 
 def main() -> None:
@@ -245,6 +284,8 @@ def main() -> None:
     append what they are given.
     """
     argv = list(sys.argv)
-    if len(argv) > 2 and argv[1] == "backup" and not argv[-1].startswith("-") and argv[-2] not in _TAKING_A_VALUE:
-        argv.insert(-1, "--path")
-    Program(name="cdc-backup", binary="cdc-backup", namespace=migration, version=version("cdc-backup")).run(argv)
+    if argv[1:2] == ["backup"]:
+        plain = (n for n in range(2, len(argv)) if argv[n][:1] != "-" and argv[n - 1] not in _TAKING_A_VALUE)
+        if place := next(plain, None):
+            argv.insert(place, "--path")
+    _Program(name="cdc-backup", binary="cdc-backup", namespace=migration, version=version("cdc-backup")).run(argv)

@@ -18,6 +18,13 @@ _PATIENCE = 1.0
 """Seconds after which a step says how far it is."""
 
 
+class _Console(Console):
+    """A console whose reader may go away: what is being done matters more than that somebody reads of it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Report:
     """Speaks to a person on the terminal; with `as_json` on stderr, so that stdout is left to `emit`."""
 
@@ -25,8 +32,15 @@ class Report:
         self.as_json = as_json
         stream = sys.stderr if as_json else sys.stdout
         # Names of tables and paths are not markup; a file and the log of a CI run have no right edge.
-        self._console = Console(
-            stderr=as_json, markup=False, highlight=False, emoji=False, width=None if stream.isatty() else _NO_EDGE
+        terminal = stream.isatty()
+        # Rich would take FORCE_COLOR, which CI sets, for a terminal, and draw progress into the log.
+        self._console = _Console(
+            stderr=as_json,
+            markup=False,
+            highlight=False,
+            emoji=False,
+            force_terminal=terminal,
+            width=None if terminal else _NO_EDGE,
         )
 
     @property
@@ -36,7 +50,10 @@ class Report:
 
     def say(self, text: str, style: str = "") -> None:
         """A line, or several; control characters in names are shown, not obeyed."""
-        self._console.print("\n".join(map(_visible, text.split("\n"))), style=style or None, soft_wrap=True)
+        try:
+            self._console.print("\n".join(map(visible, text.split("\n"))), style=style or None, soft_wrap=True)
+        except OSError:  # the terminal is gone
+            self._console.quiet = True
 
     def warn(self, text: str) -> None:
         """A line that must not be overlooked."""
@@ -56,13 +73,13 @@ class Report:
                 heading.removeprefix("#"), justify="right" if right else "left", no_wrap=right or not number
             )
         for row in rows:
-            grid.add_row(*map(_visible, row))
+            grid.add_row(*map(visible, row))
         self._console.print(grid)
 
-    def ask(self, question: str) -> bool:
-        """A question to which Enter means yes; Ctrl-D means no."""
+    def ask(self, question: str, *, default: bool = True) -> bool:
+        """A question to which Enter means the default; Ctrl-D means no."""
         try:
-            return Confirm.ask(question, console=self._console, default=True)
+            return Confirm.ask(question, console=self._console, default=default)
         except EOFError:
             return False
 
@@ -92,7 +109,7 @@ class Report:
         if total:
             columns.insert(2, DownloadColumn())
         with Progress(*columns, console=self._console, transient=True) as progress:
-            task: TaskID = progress.add_task(_visible(what), total=total or None)
+            task: TaskID = progress.add_task(visible(what), total=total or None)
             while not over.wait(0.2):
                 progress.update(task, completed=done())
 
@@ -113,5 +130,6 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """A text of one line: control characters, a line's end among them, are shown instead of obeyed."""
     return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)

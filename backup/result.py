@@ -1,10 +1,12 @@
 """What a run did, filled in as it goes, so that a failure can tell what came before it."""
 
 from dataclasses import dataclass, field
+from datetime import UTC
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from backup.errors import ExitCode
 from backup.migration.verdict import Verdict
 from backup.postgres.snapshot import Count
 from backup.postgres.tables import Table
@@ -26,6 +28,8 @@ class Status(StrEnum):
     DRILLED = "drilled"
     PRUNED = "pruned"
     LISTED = "listed"
+    EXAMINED = "examined"
+    INITIALISED = "initialised"
     FAILED = "failed"
     DECLINED = "declined"
     DESTROYED = "destroyed"
@@ -51,13 +55,61 @@ class State(StrEnum):
 
 @dataclass(kw_only=True)
 class TablePlan:
-    """What a restore has to do with a table; `done` once it did."""
+    """What a restore has to do with a table; `done` once it did.
+
+    `oid` is that of the table of today, `rows_today` None where it has none or the role may not count them.
+    """
 
     saved: SavedTable
     state: State
-    rows_today: int | None
+    oid: int | None = None
+    rows_today: int | None = None
     detail: str = ""
     done: Restored | None = None
+
+
+class Health(StrEnum):
+    """Whether something is as a backup needs it."""
+
+    OK = "ok"
+    WARNING = "warning"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What the doctor found out; the lines of `detail` after its first are particulars.
+
+    `exit_code` is what the doctor ends with where this is missing.
+    """
+
+    check: str
+    health: Health
+    detail: str
+    remedy: str = ""
+    exit_code: ExitCode = ExitCode.BACKUP
+
+
+class ChangeState(StrEnum):
+    """What became of a change to a file of the project."""
+
+    MADE = "made"
+    THERE = "there"
+    DECLINED = "declined"
+    PROPOSED = "proposed"
+    LEFT_ALONE = "left alone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """A file of the project, what is to be said of it, and what became of that.
+
+    `there` was so before, `proposed` had nobody to be asked, `left alone` is not for us to change.
+    """
+
+    file: Path
+    state: ChangeState
+    detail: str
 
 
 @dataclass(kw_only=True)
@@ -74,6 +126,8 @@ class Result:
     plan: tuple[TablePlan, ...] | None = None
     sessions: tuple[Kept, ...] | None = None
     pruned: tuple[Path, ...] | None = None
+    doctor: list[Finding] | None = None
+    init: list[Changed] | None = None
 
     def as_json(self, exit_code: int, message: str) -> dict[str, Any]:
         """The object that the README documents: rows are counts, sizes bytes, times UTC in ISO 8601."""
@@ -118,6 +172,15 @@ class Result:
             value["sessions"] = [_listed(kept) for kept in self.sessions]
         if self.pruned is not None:
             value["pruned"] = [str(path) for path in self.pruned]
+        if self.doctor is not None:
+            value["doctor"] = [
+                {"check": found.check, "status": found.health, "detail": found.detail, "remedy": found.remedy or None}
+                for found in self.doctor
+            ]
+        if self.init is not None:
+            value["init"] = [
+                {"file": str(changed.file), "state": changed.state, "detail": changed.detail} for changed in self.init
+            ]
         return value
 
 
@@ -139,7 +202,7 @@ def _listed(kept: Kept) -> dict[str, Any]:
     return {
         "session": listed.path.name,
         "path": str(listed.path),
-        "created": manifest.created.isoformat() if manifest else None,
+        "created": manifest.created.replace(tzinfo=UTC).isoformat() if manifest else None,
         "database": manifest.database if manifest else None,
         "tables": len(manifest.tables) if manifest else None,
         "rows": sum(table.rows for table in manifest.tables) if manifest else None,

@@ -57,7 +57,7 @@ def _make_database(server: Server) -> str:
     url = server.url("app")
     for script in ("database.sql", "changes.sql"):
         with psycopg.connect(url) as connection:
-            connection.execute(sql.SQL((_PROJECT / script).read_text(encoding="utf-8")))  # type: ignore[arg-type]
+            connection.execute(sql.SQL((_PROJECT / script).read_text(encoding="utf-8")))
     return url
 
 

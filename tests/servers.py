@@ -40,7 +40,7 @@ class FreshDatabase:
 
     @property
     def url(self) -> str:
-        """Its connection string, without a password."""
+        """Its connection string, with the password of the superuser."""
         return self.server.url(self.name)
 
     def connect(self, **options: Any) -> psycopg.Connection[tuple[Any, ...]]:

@@ -39,7 +39,10 @@ def fresh_role(server: Server, attributes: LiteralString = "login") -> Iterator[
     """A new role on the server; leave it after the databases in which it was granted something."""
     name = f"role_{next(_numbers)}"
     with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(sql.SQL("create role {} {}").format(sql.Identifier(name), sql.SQL(attributes)))
+        # With the password that is in the server's URL, so that another user name is all that it takes.
+        connection.execute(
+            sql.SQL("create role {} password {} {}").format(sql.Identifier(name), server.password, sql.SQL(attributes))
+        )
     try:
         yield name
     finally:
@@ -122,14 +125,19 @@ def rows(database: FreshDatabase, table: str | sql.Identifier) -> list[str]:
 
 
 def dump(database: FreshDatabase) -> str:
-    """All of the database as its own pg_dump tells it, without comments."""
+    """All of the database as its own pg_dump tells it, without comments; sorted, for it sorts what is alike by OID."""
     said = subprocess.run(
         (str(database.server.binaries / "pg_dump"), "--no-password", f"--dbname={database.url}"),
         env=clean_environment(),
         capture_output=True,
         check=True,
     ).stdout.decode(errors="surrogateescape")
-    return "\n".join(line for line in said.split("\n") if not _NOISE.fullmatch(line))
+    entries = ("\n".join(line for line in entry.split("\n") if not _NOISE.fullmatch(line)) for entry in _entries(said))
+    return "\n\n".join(sorted(filter(None, entries)))
+
+
+def _entries(said: str) -> list[str]:
+    return re.split(r"^--\n-- (?:Data for )?Name: .*\n--\n", said, flags=re.MULTILINE)
 
 
 def pretending(folder: Path, real: Clients, script: str) -> Clients:

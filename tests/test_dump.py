@@ -93,7 +93,7 @@ def _comes_back(database: FreshDatabase, root: Path, *tables: str) -> Session:
 def test_values_of_every_type_come_back(database: FreshDatabase, tmp_path: Path) -> None:
     database.execute(VALUES)
     session = _comes_back(database, tmp_path, "_cdc_t")
-    assert session.manifest.tables[0].written_as == "INSERT, 100 rows a statement"
+    assert session.manifest.tables[0].rows_per_insert == 100
 
 
 @pytest.mark.parametrize(
@@ -165,12 +165,9 @@ def test_the_sign_of_a_negative_zero_comes_back(database: FreshDatabase, tmp_pat
         insert into _cdc_plain values (0), ('NaN'), (-1);
     """)
     session = _comes_back(database, tmp_path, "_cdc_t", "_cdc_plain")
-    written = {table.name: table.written_as for table in session.manifest.tables}
-    assert written == {
-        "_cdc_t": "COPY, because INSERT would lose the sign of a float's -0",
-        "_cdc_plain": "INSERT, 100 rows a statement",
-    }
-    assert "written as COPY, because" in (session.path / "backup-summary.txt").read_text()
+    assert {table.name: table.rows_per_insert for table in session.manifest.tables} == {"_cdc_t": 0, "_cdc_plain": 100}
+    summary = (session.path / "backup-summary.txt").read_text()
+    assert "written as COPY: INSERT would lose the sign of a float's -0" in summary
 
 
 def test_a_negative_zero_in_a_generated_column_needs_no_saving(database: FreshDatabase, tmp_path: Path) -> None:
@@ -180,11 +177,11 @@ def test_a_negative_zero_in_a_generated_column_needs_no_saving(database: FreshDa
     """)
     assert rows(database, "_cdc_t") == ["(0,-0)", "(1,-1)"]
     session = _comes_back(database, tmp_path, "_cdc_t")
-    assert session.manifest.tables[0].written_as.startswith("INSERT")
+    assert session.manifest.tables[0].rows_per_insert == 100
 
 
 @given(texts=st.lists(st.one_of(st.none(), TEXTS), min_size=1, max_size=120))
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_every_text_comes_back(
     embedded_server: Server, tmp_path_factory: pytest.TempPathFactory, texts: list[str | None]
 ) -> None:
@@ -228,14 +225,12 @@ def test_texts_of_a_database_in_another_encoding_come_back(server: Server, tmp_p
         _comes_back(database, tmp_path, "_cdc_t")
 
 
-def test_bytes_of_no_encoding_come_back(server: Server, tmp_path: Path) -> None:
+def test_bytes_of_no_encoding_are_refused_and_not_lost(server: Server, tmp_path: Path) -> None:
     with database_with(server, "encoding 'SQL_ASCII' locale 'C'") as database:
         database.execute("create table _cdc_t (a text); insert into _cdc_t values (E'gr\\366\\337e'), (E'\\377')")
-        before = dump(database)
-        session = write(database, tmp_path)
-        database.execute("drop table _cdc_t")
-        restore_well(database, session.path / "restore.sql")
-        assert dump(database) == before
+        with pytest.raises(BackupError, match='invalid byte sequence for encoding "UTF8": 0xf6'):
+            write(database, tmp_path)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_value_of_sixteen_megabytes_comes_back(database: FreshDatabase, tmp_path: Path) -> None:
@@ -243,10 +238,10 @@ def test_a_value_of_sixteen_megabytes_comes_back(database: FreshDatabase, tmp_pa
         create table _cdc_t (id int, a text, b bytea);
         insert into _cdc_t values
             (1, rpad('', {16 * MIB}, 'it''s \\ a "text"' || chr(10) || chr(9) || '('), null),
-            (2, null, convert_to(rpad('', {16 * MIB}, 'bytes '), 'UTF8')), (3, 'short', 'short');
+            (2, null, convert_to(rpad('', {2 * MIB}, 'bytes '), 'UTF8')), (3, 'short', 'short');
     """)
     session = _comes_back(database, tmp_path, "_cdc_t")
-    assert session.manifest.tables[0].written_as == "INSERT, 1 rows a statement"
+    assert session.manifest.tables[0].rows_per_insert == 1
 
 
 def _statements(session: Session) -> list[int]:
@@ -290,8 +285,8 @@ def test_wide_rows_make_no_statement_over_sixteen_mebibytes(
         assert max(sizes) <= LARGEST_STATEMENT
         wide = next(table for table in session.manifest.tables if table.name == "_cdc_wide")
         narrow = next(table for table in session.manifest.tables if table.name == "_cdc_narrow")
-        assert wide.written_as in ("INSERT, 10 rows a statement", "INSERT, 3 rows a statement")
-        assert narrow.written_as == "INSERT, 100 rows a statement"
+        assert wide.rows_per_insert in (3, 10)
+        assert narrow.rows_per_insert == 100
         assert len(log.read_text().splitlines()) <= 3
         held = [rows(database, name) for name in ("_cdc_wide", "_cdc_mixed")]
         database.execute("drop table _cdc_wide, _cdc_mixed, _cdc_narrow")

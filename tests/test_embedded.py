@@ -130,6 +130,15 @@ def test_server_never_runs_as_root_and_hides_its_data(server: Server) -> None:
     assert data.st_mode & 0o077 == 0
 
 
+def test_server_lets_in_nobody_without_its_password(server: Server) -> None:
+    assert server.password not in repr(server)
+    assert (server.data.parent / "password").stat().st_mode & 0o077 == 0
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        psycopg.connect(server.url().replace(server.password, ""))
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        psycopg.connect(server.url().replace(server.password, "guessed"))
+
+
 def test_server_knows_nothing_of_our_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://me:secret@host/db")
     monkeypatch.setenv("PGPORT", "1")

@@ -17,7 +17,7 @@ FLOORS = (
     ("backup.migration",),
     ("backup.result",),
     ("backup.report",),
-    ("backup.bring_back",),
+    ("backup.bring_back", "backup.doctor", "backup.init"),
     ("backup.cdc_backup",),
     ("backup", "backup.recipes"),
     ("tasks",),
@@ -29,6 +29,7 @@ ROOMS = {
     "backup.terminal": "backup.process",
     "backup.yaml_file": "backup.settings",
     "backup.database_url": "backup.settings",
+    "backup.package_json": "backup.init",
 }
 """Modules that were split off from another, and belong to it."""
 

@@ -13,8 +13,8 @@ from backup.process import Attended, attend
 
 __all__ = ["Attended", "MigrationCommand"]
 
-_PASSWORDS = (re.compile(r"(://[^:/@?#\s]*:)\S*(?=@)"), re.compile(r"(\bpassword=)('[^']*'|[^\s&]+)", re.IGNORECASE))
-"""In a URL; in its query, and in a keyword string."""
+_PASSWORDS = (re.compile(r"(://[^:/@?#\s]*:)\S*(?=@)"), re.compile(r"(password=)('[^']*'|[^\s&]+)", re.IGNORECASE))
+"""In a URL; in its query, in a keyword string, in an assignment like `PGPASSWORD=…`."""
 
 
 @dataclass(frozen=True, kw_only=True)

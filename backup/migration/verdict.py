@@ -30,7 +30,10 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What became of one table. `rows_after` is None where there is no table to count in."""
+    """What became of one table. `rows_after` is None where there is no table to count in.
+
+    `in_place` says that what was lost can go back where it was: the table has no other name, and no fewer columns.
+    """
 
     schema: str
     name: str
@@ -38,6 +41,7 @@ class Verdict:
     rows_before: int
     rows_after: int | None
     detail: str = ""
+    in_place: bool = True
 
     @property
     def is_loss(self) -> bool:
@@ -73,34 +77,35 @@ def _compare(
     """The verdict on a table, from what has its OID and what has its name now."""
     now = same or namesake
     rows_after = None if now is None else rows.get(now.oid, 0)
-    change, detail = _worst(before, rows_before, same, namesake, rows_after or 0)
+    fewer = rows_before - (rows_after or 0)
+    moved = [f"it is {same} now"] if same and (same.schema, same.name) != (before.schema, before.name) else []
+    lost = _lost_columns(before, same) if same else []
+    in_place = not moved and not lost
+    details = [*lost, *moved]
+    if now is None:
+        change = Change.DROPPED
+    elif same is None:
+        change, details = Change.REPLACED, ["another table has its name now"]
+        in_place = {(c.name, c.type) for c in before.columns} <= {(c.name, c.type) for c in now.columns}
+    elif rows_before and not rows_after:
+        change = Change.EMPTIED
+    elif fewer > 0:
+        change, details = Change.ROWS_LOST, [f"{fewer:,} fewer", *details]
+    elif lost:
+        change = Change.COLUMNS_LOST
+    elif moved:
+        change = Change.RENAMED
+    else:
+        change, details = Change.UNTOUCHED, [f"{-fewer:,} rows more"] if fewer < 0 else []
     return Verdict(
         schema=before.schema,
         name=before.name,
         change=change,
         rows_before=rows_before,
         rows_after=rows_after,
-        detail=detail,
+        detail=", ".join(details),
+        in_place=in_place,
     )
-
-
-def _worst(
-    before: Table, rows_before: int, same: Table | None, namesake: Table | None, rows_after: int
-) -> tuple[Change, str]:
-    if same is None:
-        if namesake is None:
-            return Change.DROPPED, ""
-        return Change.REPLACED, "another table has its name now"
-    if (same.schema, same.name) != (before.schema, before.name):
-        return Change.RENAMED, f"it is {same} now"
-    if rows_before and not rows_after:
-        return Change.EMPTIED, ""
-    if rows_after < rows_before:
-        return Change.ROWS_LOST, f"{rows_before - rows_after:,} fewer"
-    lost = _lost_columns(before, same)
-    if lost:
-        return Change.COLUMNS_LOST, ", ".join(lost)
-    return Change.UNTOUCHED, f"{rows_after - rows_before:,} rows more" if rows_after > rows_before else ""
 
 
 def _lost_columns(before: Table, after: Table) -> list[str]:

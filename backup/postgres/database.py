@@ -1,26 +1,28 @@
 """A database: how to reach it, for psycopg and for PostgreSQL's own programs."""
 
-import getpass
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import psycopg
 from psycopg import conninfo, pq
 
 from backup.errors import DatabaseError, UsageError
+from backup.postgres.connection_string import libpq_defaults, read_connection_string
+from backup.postgres.no_connection import tell_cause, tell_remedy
+from backup.postgres.pooler import why_not_ours
+from backup.postgres.private_file import private_file
 
 APPLICATION_NAME = "cdc-backup"
 
 _SECRETS = frozenset({"password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"})
 
-# What other tools write into a PostgreSQL URL and libpq refuses: Prisma's, node-postgres's.
-_OTHER_TOOLS_PARAMETERS = (
-    "schema|connection_limit|pool_timeout|pgbouncer|statement_cache_size|socket_timeout|uselibpqcompat"
-)
+_NOT_PASSED_ON = frozenset({"password", "fallback_application_name"})
+"""Parameters that programs get in another way, or should not have from us."""
 
 _TIMEOUTS = [
     "statement_timeout",
@@ -42,24 +44,11 @@ class Database:
     def from_url(cls, url: str, source: str) -> "Database":
         """Parse a URL or a keyword string by libpq's own rules; what it leaves out comes from `PG*`.
 
-        SQLAlchemy's `postgresql+driver://` and the parameters that Prisma and node-postgres add are
-        understood, because that is what DATABASE_URL holds in their projects.
-
         Raises:
-            UsageError: libpq cannot read it; the message holds nothing of the URL.
+            UsageError: it cannot be read; the message holds nothing of a password.
         """
-        text = re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", url.strip())
-        text = re.sub(rf"(?<=[?&])(?:{_OTHER_TOOLS_PARAMETERS})=[^&]*&?", "", text).rstrip("?&")
-        try:
-            parameters = conninfo.conninfo_to_dict(text)
-        except psycopg.ProgrammingError as error:
-            raise UsageError(
-                f"{source} holds no connection string that libpq understands: {_why_unreadable(text, error)}.",
-                untouched="Nothing was done.",
-                remedy="It reads postgresql://user:password@host:port/database; characters like % @ / : in "
-                "the user or the password are written %25 %40 %2F %3A.",
-            ) from None
-        return cls(parameters=_resolved({k: str(v) for k, v in parameters.items()}), source=source)
+        given = read_connection_string(url, source)
+        return cls(parameters={**libpq_defaults(given.get("service")), **given}, source=source)
 
     @classmethod
     def from_environment(cls) -> "Database | None":
@@ -67,12 +56,12 @@ class Database:
         named = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
         if not any(os.environ.get(name) for name in named):
             return None
-        return cls(parameters=_resolved({}), source="the PG* variables")
+        return cls(parameters=libpq_defaults(None), source="the PG* variables")
 
     @property
     def user(self) -> str:
         """The role that connects, as libpq defaults it: the operating system's user."""
-        return self.parameters.get("user") or getpass.getuser()
+        return self.parameters.get("user", "nobody")
 
     @property
     def name(self) -> str:
@@ -81,80 +70,120 @@ class Database:
 
     @property
     def host(self) -> str:
-        """The server's host and port, or the service file's name for it."""
-        if "service" in self.parameters:
+        """The server's host and port, of each one where there are several."""
+        hosts = self.parameters.get("host") or self.parameters.get("hostaddr")
+        if hosts is None and "service" in self.parameters:
             return f"service {self.parameters['service']}"
-        host = self.parameters.get("host") or self.parameters.get("hostaddr") or "the local socket"
-        return f"{host}:{self.parameters.get('port', '5432')}"
+        names, ports = (hosts or "the local socket").split(","), self.parameters.get("port", "").split(",")
+        pairs = zip_longest(names, ports, fillvalue=ports[0] if len(ports) == 1 else "")
+        return ", ".join(f"{name}:{port or 5432}" for name, port in pairs)
 
     def __str__(self) -> str:
         """Database, host, port and role; never the password."""
         return f"{self.name} on {self.host} as {self.user}"
 
     def named(self, dbname: str) -> "Database":
-        """The database called `dbname` on the same server, reached the same way."""
-        return Database(parameters={**self.parameters, "dbname": dbname}, source=self.source)
+        """The database called `dbname` on the same server, reached the same way.
+
+        Raises:
+            DatabaseError: as `connect`.
+        """
+        return Database(parameters={**self._reached, "dbname": dbname}, source=self.source)
 
     def environment(self) -> dict[str, str]:
-        """The environment in which PostgreSQL's programs reach this database, and no other.
+        """The environment in which PostgreSQL's programs reach this database on the same server, and no other.
 
-        Every `PG*` variable that libpq knows is either set by us or absent. A parameter without a
-        variable is in `arguments()`.
+        Every `PG*` variable that libpq knows is either set by us or absent; secrets are in files that are
+        gone when this process is. A parameter without a variable is in `arguments()`.
+
+        Raises:
+            DatabaseError: as `connect`.
+            UsageError: a secret does not fit into such a file.
         """
-        variables = _variables()
+        variables, parameters = _variables(), self._reached
         environment = {k: v for k, v in os.environ.items() if k not in variables.values()}
-        for keyword, value in self.parameters.items():
-            if keyword in variables:
-                environment[variables[keyword]] = value
+        for keyword in parameters.keys() & variables.keys() - _NOT_PASSED_ON:
+            environment[variables[keyword]] = parameters[keyword]
         environment["PGAPPNAME"] = APPLICATION_NAME
+        if password := parameters.get("password"):
+            # For every server, because it was found for this one already: no rule of a passfile must match again.
+            escaped = _one_line(password).replace("\\", r"\\").replace(":", r"\:")
+            environment["PGPASSFILE"] = str(private_file(f"*:*:*:*:{escaped}\n"))
+        secrets = {k: v for k, v in parameters.items() if k in _SECRETS and k not in variables}
+        if secrets:
+            lines = "".join(f"{keyword}={_one_line(value)}\n" for keyword, value in sorted(secrets.items()))
+            environment["PGSERVICEFILE"] = str(private_file(f"[{APPLICATION_NAME}]\n{lines}"))
+            environment["PGSERVICE"] = APPLICATION_NAME
         return environment
 
     def arguments(self) -> tuple[str, ...]:
         """The connection parameters that no environment variable carries, as arguments without secrets."""
-        rest = {
-            keyword: value
-            for keyword, value in self.parameters.items()
-            if keyword not in _variables() and keyword not in _SECRETS and keyword != "fallback_application_name"
-        }
+        carried = _variables().keys() | _SECRETS | _NOT_PASSED_ON
+        rest = {keyword: value for keyword, value in self._reached.items() if keyword not in carried}
         return (f"--dbname={conninfo.make_conninfo('', **rest)}",) if rest else ()
 
     @contextmanager
     def connect(self, **options: Any) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """A connection in autocommit mode that no time limit of the server ends.
 
+        All connections of one object, and all programs, reach the server that its first one reached.
+
         Raises:
             DatabaseError: it cannot be made, or a query on it failed; the message names host, port,
-                database, role and cause.
+                database, role and cause. Or a pooler shares the session with others.
         """
-        keywords = {
-            "connect_timeout": "10",
-            **self.parameters,
-            "application_name": APPLICATION_NAME,
-            "client_encoding": "UTF8",
-            **options,
-        }
+        with self._opened(self._reached, client_encoding="UTF8", **options) as connection:
+            connection.execute("select set_config(name, '0', false) from pg_settings where name = any(%s)", [_TIMEOUTS])
+            connection.execute("set search_path to pg_catalog")
+            yield connection
+
+    @cached_property
+    def _reached(self) -> dict[str, str]:
+        """The parameters that libpq connected with: one server, the service's values, the passfile's password.
+
+        A name can lead to another server the next time, several names even more so; the snapshot is on one.
+        """
+        first = {"connect_timeout": "10", **self.parameters}
+        with self._opened(first) as connection:
+            problem = why_not_ours(connection, lambda: self._opened(first))
+            if problem:
+                raise DatabaseError(
+                    f"{self} is behind a connection pooler, and the session there is not ours alone: {problem}.",
+                    untouched="Nothing was read or changed.",
+                    remedy=f"Put the address of the database itself (mostly port 5432), or of a pool in session mode "
+                    f"with connections to spare, into {self.source}, or into another variable that "
+                    "backup.url_variable names.",
+                )
+            used = {o.keyword.decode(): o.val.decode() for o in connection.pgconn.info if o.val}
+            used["port"] = str(connection.info.port)
+            # A server that only hostaddr names has no name to verify.
+            if "host" in used or connection.info.host != connection.info.hostaddr:
+                used["host"] = connection.info.host
+            if connection.info.hostaddr:
+                used["hostaddr"] = connection.info.hostaddr
+            if connection.info.password:
+                used["password"] = connection.info.password
+        used.pop("service", None)
+        return used
+
+    @contextmanager
+    def _opened(self, parameters: Mapping[str, str], **options: Any) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """A connection with these parameters, under our name, in autocommit mode."""
+        keywords = {**parameters, "application_name": APPLICATION_NAME, "autocommit": True, **options}
         try:
-            connection = psycopg.connect(**keywords, autocommit=True)
-        except psycopg.Error as error:
+            connection = psycopg.connect(**keywords)
+        except (psycopg.Error, UnicodeError) as error:  # UnicodeError: a host's name that is none
+            cause = tell_cause(str(error))
             raise DatabaseError(
-                f"No connection to {self} (from {self.source}): {self._cause(error)}",
+                f"No connection to {self} (from {self.source}): {cause}",
                 untouched="Nothing was read or changed.",
+                remedy=tell_remedy(cause, self.source),
             ) from None
         with connection:
             try:
-                connection.execute(
-                    "select set_config(name, '0', false) from pg_settings where name = any(%s)", [_TIMEOUTS]
-                )
-                connection.execute("set search_path to pg_catalog")
                 yield connection
             except psycopg.Error as error:
-                raise DatabaseError(f"{self} refused or was lost: {self._cause(error)}") from error
-
-    def _cause(self, error: psycopg.Error) -> str:
-        text = " ".join(str(error).split())
-        for keyword in _SECRETS & self.parameters.keys():
-            text = text.replace(self.parameters[keyword], "***")
-        return text
+                raise DatabaseError(f"{self} refused or was lost: {' '.join(str(error).split())}") from error
 
 
 def _variables() -> dict[str, str]:
@@ -162,24 +191,12 @@ def _variables() -> dict[str, str]:
     return {o.keyword.decode(): o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
 
 
-def _resolved(given: dict[str, str]) -> dict[str, str]:
-    """The parameters with libpq's defaults from `PG*` and the service file filled in."""
-    defaults = {
-        option.keyword.decode(): option.val.decode()
-        for option in pq.Conninfo.get_defaults()
-        if option.val is not None and option.envvar and os.environ.get(option.envvar.decode())
-    }
-    return {**defaults, **given}
-
-
-def _why_unreadable(text: str, error: psycopg.ProgrammingError) -> str:
-    """The cause in words of ours: libpq's own quote the piece it stumbles over, which may be the password."""
-    said = str(error)
-    unknown = re.search(r'invalid URI query parameter: "(\w+)"', said)
-    if unknown:
-        return f"libpq has no parameter {unknown[1]!r}"
-    if "percent-encoded" in said or "%00" in said:
-        return "a % in it is not followed by two hexadecimal digits"
-    if "://" in text and not text.startswith(("postgres://", "postgresql://")):
-        return "it does not start with postgresql://"
-    return "it is neither a URL nor keyword=value pairs"
+def _one_line(secret: str) -> str:
+    """The secret, if it can stand in libpq's files: they are read line by line, blanks at the end cut off."""
+    if "\n" in secret or secret.endswith("\r"):
+        raise UsageError(
+            "The password holds a line break, which the files that PostgreSQL's programs read cannot hold.",
+            untouched="Nothing was read or changed.",
+            remedy="Give the role another password.",
+        )
+    return secret

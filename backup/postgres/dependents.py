@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 
 from backup.postgres.tables import Address, Connection, Table
+
+FUNCTIONS = frozenset({"aggregate", "function", "procedure"})
+"""What `pg_identify_object` calls functions of every sort."""
 
 # Views over views as well, and what takes a row of a table or view as an argument.
 _DEPENDENTS = """
@@ -23,7 +27,7 @@ with recursive relations (oid, root) as (
   union
     select 'pg_constraint'::regclass, c.oid, c.confrelid
     from pg_constraint c
-    where c.contype = 'f' and c.conparentid = 0 and c.confrelid = any(%(t)s::oid[]) and c.conrelid <> all(%(t)s::oid[])
+    where c.contype = 'f' and c.conparentid = 0 and c.confrelid = any(%(t)s::oid[]) and c.conrelid <> c.confrelid
   union
     select d.classid, d.objid, r.root
     from relations r
@@ -33,38 +37,64 @@ with recursive relations (oid, root) as (
         and ((d.refclassid = 'pg_class'::regclass and d.refobjid = r.oid)
              or (d.refclassid = 'pg_type'::regclass and d.refobjid in (t.oid, t.typarray)))
     where not exists (select from pg_rewrite w where d.classid = 'pg_rewrite'::regclass and w.oid = d.objid
-                      and (w.ev_type = '1' or w.ev_class = any(%(t)s::oid[])))
+                      and (w.ev_type = '1' or w.ev_class = r.oid))
       and not exists (select from pg_policy p where d.classid = 'pg_policy'::regclass and p.oid = d.objid
-                      and p.polrelid = any(%(t)s::oid[]))
+                      and p.polrelid = r.oid)
 )
 select h.classid::int8, h.oid::int8, a.type, a.object_names, a.object_args, i.type || ' ' || i.identity,
        array_agg(distinct h.root::int8),
        case h.classid
            when 'pg_constraint'::regclass then (
-               select format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.conrelid::regclass, c.conname,
-                             pg_get_constraintdef(c.oid))
+               select array[
+                   format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.conrelid::regclass, c.conname,
+                          pg_get_constraintdef(c.oid)),
+                   format('COMMENT ON CONSTRAINT %%I ON %%s IS %%L', c.conname, c.conrelid::regclass, d.comment)]
                from pg_constraint c where c.oid = h.oid)
-           when 'pg_proc'::regclass then (
-               select pg_get_functiondef(p.oid) from pg_proc p where p.oid = h.oid and p.prokind <> 'a')
-           when 'pg_rewrite'::regclass then pg_get_ruledef(h.oid)
+           when 'pg_rewrite'::regclass then (
+               select array[
+                   pg_get_ruledef(w.oid),
+                   case w.ev_enabled
+                       when 'D' then format('ALTER TABLE %%s DISABLE RULE %%I', w.ev_class::regclass, w.rulename)
+                       when 'R' then format('ALTER TABLE %%s ENABLE REPLICA RULE %%I', w.ev_class::regclass, w.rulename)
+                       when 'A' then format('ALTER TABLE %%s ENABLE ALWAYS RULE %%I', w.ev_class::regclass, w.rulename)
+                   end,
+                   format('COMMENT ON RULE %%I ON %%s IS %%L', w.rulename, w.ev_class::regclass, d.comment)]
+               from pg_rewrite w where w.oid = h.oid)
            when 'pg_policy'::regclass then (
-               select format('CREATE POLICY %%I ON %%s AS %%s FOR %%s TO %%s', p.polname, p.polrelid::regclass,
-                             case when p.polpermissive then 'PERMISSIVE' else 'RESTRICTIVE' end,
-                             case p.polcmd when 'r' then 'SELECT' when 'a' then 'INSERT' when 'w' then 'UPDATE'
-                                           when 'd' then 'DELETE' else 'ALL' end,
-                             (select string_agg(coalesce(quote_ident(g.rolname), 'PUBLIC'), ', ')
-                              from unnest(p.polroles) r left join pg_roles g on g.oid = r))
+               select array[
+                   format('CREATE POLICY %%I ON %%s AS %%s FOR %%s TO %%s', p.polname, p.polrelid::regclass,
+                          case when p.polpermissive then 'PERMISSIVE' else 'RESTRICTIVE' end,
+                          case p.polcmd when 'r' then 'SELECT' when 'a' then 'INSERT' when 'w' then 'UPDATE'
+                                        when 'd' then 'DELETE' else 'ALL' end,
+                          (select string_agg(coalesce(quote_ident(g.rolname), 'PUBLIC'), ', ')
+                           from unnest(p.polroles) r left join pg_roles g on g.oid = r))
                       || coalesce(' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')', '')
-                      || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', '')
+                      || coalesce(' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')', ''),
+                   format('COMMENT ON POLICY %%I ON %%s IS %%L', p.polname, p.polrelid::regclass, d.comment)]
                from pg_policy p where p.oid = h.oid)
        end,
        case when h.classid = 'pg_class'::regclass then (
            select array[n.nspname::text, c.relname::text]
            from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = h.oid)
        end
-from hanging h, pg_identify_object_as_address(h.classid, h.oid, 0) a, pg_identify_object(h.classid, h.oid, 0) i
-group by h.classid, h.oid, a.type, a.object_names, a.object_args, i.type, i.identity
+from hanging h, pg_identify_object_as_address(h.classid, h.oid, 0) a, pg_identify_object(h.classid, h.oid, 0) i,
+     obj_description(h.oid, (select relname from pg_class where oid = h.classid)) as d (comment)
+group by h.classid, h.oid, a.type, a.object_names, a.object_args, i.type, i.identity, d.comment
 order by h.oid, h.classid
+"""
+
+# What a view needs is what its rule needs; a row type and an array of it stand for their table or view.
+_EDGES = """
+with hanging as (select * from unnest(%(classes)s::oid[], %(oids)s::oid[]) as h (classid, oid))
+select h.classid::int8, h.oid::int8, o.classid::int8, o.oid::int8
+from hanging h
+left join pg_rewrite w on h.classid = 'pg_class'::regclass and w.ev_class = h.oid
+join pg_depend d on d.classid = h.classid and d.objid = h.oid or d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
+left join pg_type t on d.refclassid = 'pg_type'::regclass and t.oid = d.refobjid
+left join pg_type e on e.oid = t.typelem
+join hanging o on o.classid = d.refclassid and o.oid = d.refobjid
+    or o.classid = 'pg_class'::regclass and o.oid in (t.typrelid, e.typrelid)
+where (h.classid, h.oid) <> (o.classid, o.oid)
 """
 
 
@@ -73,7 +103,8 @@ class Dependent:
     """An object that goes when one of `tables` (by OID) is dropped with CASCADE.
 
     `kind`, `names` and `arguments` find it again by `pg_get_object_address`; `identity` is for people.
-    `statement` makes it, save for a view, which pg_dump writes: `view` is then its qualified name.
+    `statements` make it, the first alone or with a comment and the like, save for a view or a function, which
+    pg_dump writes: `view` is a view's qualified name.
     """
 
     address: Address
@@ -82,18 +113,18 @@ class Dependent:
     arguments: tuple[str, ...]
     identity: str
     tables: tuple[int, ...]
-    statement: str
+    statements: tuple[str, ...]
     view: tuple[str, str] | None
 
 
 def find_dependents(connection: Connection, tables: Sequence[Table]) -> tuple[Dependent, ...]:
-    """What goes with the tables, in the order in which it was made.
+    """What goes with the tables, in an order in which it can be made.
 
-    Views and materialized views over them, foreign keys of other tables into them, rules and policies of
-    other tables and functions that speak of them.
+    Views and materialized views over them, foreign keys into them, rules and policies that speak of them, or
+    of such a view, and functions. A table's own are among these where another one of the tables takes them.
     """
     rows = connection.execute(_DEPENDENTS, {"t": [table.oid for table in tables]})
-    return tuple(
+    found = [
         Dependent(
             address=(classid, oid),
             kind=kind,
@@ -101,8 +132,22 @@ def find_dependents(connection: Connection, tables: Sequence[Table]) -> tuple[De
             arguments=tuple(arguments),
             identity=identity,
             tables=tuple(roots),
-            statement=statement or "",
+            # Of a comment that is none nothing is left but NULL.
+            statements=tuple(s for s in statements or () if s is not None and not s.endswith(" IS NULL")),
             view=(view[0], view[1]) if view else None,
         )
-        for classid, oid, kind, names, arguments, identity, roots, statement, view in rows
-    )
+        for classid, oid, kind, names, arguments, identity, roots, statements, view in rows
+    ]
+    return _ordered(connection, {dependent.address: dependent for dependent in found})
+
+
+def _ordered(connection: Connection, found: dict[Address, Dependent]) -> tuple[Dependent, ...]:
+    """Each after those that it needs: CREATE OR REPLACE makes the order of the OIDs worth nothing."""
+    needed: dict[Address, set[Address]] = {address: set() for address in found}
+    addresses = {"classes": [classid for classid, _ in found], "oids": [oid for _, oid in found]}
+    for classid, oid, other_class, other in connection.execute(_EDGES, addresses):
+        needed[classid, oid].add((other_class, other))
+    try:
+        return tuple(found[address] for address in TopologicalSorter(needed).static_order())
+    except CycleError:  # a view may use a function that takes its rows; what cannot be made says so
+        return tuple(found.values())

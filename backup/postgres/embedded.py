@@ -1,10 +1,13 @@
 """A private PostgreSQL of our own, for the demo, the tests and scratch databases; gone when it is left."""
 
 import importlib.util
+import os
+import secrets
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
@@ -24,22 +27,28 @@ _HOST = "127.0.0.1"
 _SUPERUSER = "postgres"
 _OURS = {"listen_addresses": _HOST, "unix_socket_directories": ""}
 _STARTS = 5
+_PASSWORD = "password"  # noqa: S105 - the name of a file
+"""The file beside the data that holds it, for who clears the server of a dead owner."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A running server: the folder of its programs, the folder of its data, and what it says."""
+    """A running server: the folder of its programs, the folder of its data, and what it says.
+
+    It lets in nobody without `password`: other users of the machine reach its port too.
+    """
 
     binaries: Path
     data: Path
     log: Path
     port: int
+    password: str = field(repr=False)
     host: str = _HOST
     superuser: str = _SUPERUSER
 
     def url(self, dbname: str = "postgres") -> str:
-        """The connection string of one of its databases; the superuser needs no password."""
-        return f"postgresql://{self.superuser}@{self.host}:{self.port}/{quote(dbname, safe='')}"
+        """The connection string of one of its databases, the password in it."""
+        return f"postgresql://{self.superuser}:{self.password}@{self.host}:{self.port}/{quote(dbname, safe='')}"
 
 
 def embedded_binaries() -> Path:
@@ -66,8 +75,8 @@ def embedded_binaries() -> Path:
 def start_server(binaries: Path, *, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Server]:
     """A new, empty server on a free port of the loopback, stopped and removed on leaving.
 
-    `binaries` is the folder with the programs of any PostgreSQL; `settings` go into postgresql.conf. It
-    trusts whoever can reach the port. A server whose owner was killed is cleared by the next start.
+    `binaries` is the folder with the programs of any PostgreSQL; `settings` go into postgresql.conf. A
+    server whose owner was killed is cleared by the next start.
 
     Raises:
         DatabaseError: it did not start; the message holds the server's last words.
@@ -80,6 +89,7 @@ def start_server(binaries: Path, *, settings: Mapping[str, str] = MappingProxyTy
         log = data / "server.log"
         try:
             try:
+                password = _write_password(folder / _PASSWORD, account)
                 programs.initialise(data, {**_OURS, **settings})
                 port = programs.start(data, log)
             except ProcessError as error:
@@ -88,7 +98,7 @@ def start_server(binaries: Path, *, settings: Mapping[str, str] = MappingProxyTy
                     + (_last_words(log) or error.stderr.strip()),
                     untouched="What it had written was removed.",
                 ) from error
-            yield Server(binaries=binaries, data=data, log=log, port=port)
+            yield Server(binaries=binaries, data=data, log=log, port=port, password=password)
         finally:
             programs.stop(data)
 
@@ -102,8 +112,8 @@ class _Programs:
 
     def initialise(self, data: Path, settings: Mapping[str, str]) -> None:
         """Make the empty folder `data` that of a server with these settings."""
-        choices = ("-U", _SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-        self._run("initdb", data, *choices)
+        choices = ("-U", _SUPERUSER, "-E", "UTF8", "--locale=C", "--no-sync")
+        self._run("initdb", data, "-A", "scram-sha-256", f"--pwfile={data.parent / _PASSWORD}", *choices)
         with (data / "postgresql.conf").open("a", encoding="utf-8") as configuration:
             for name, value in settings.items():
                 quoted = value.replace("\\", "\\\\").replace("'", "''")
@@ -139,10 +149,12 @@ class _Programs:
         """
         try:
             port = int((data / "postmaster.pid").read_text(encoding="utf-8").splitlines()[3])
+            password = (data.parent / _PASSWORD).read_text(encoding="utf-8")
             with psycopg.connect(
                 host=_HOST,
                 port=port,
                 user=_SUPERUSER,
+                password=password,
                 dbname="postgres",
                 sslmode="disable",
                 connect_timeout=2,
@@ -155,6 +167,16 @@ class _Programs:
 
     def _run(self, program: str, data: Path, *arguments: str) -> None:
         self.account.run(data, str(self.folder / program), "-D", str(data), *arguments)
+
+
+def _write_password(path: Path, account: Account) -> str:
+    """A new password, in a file that nobody but we and the server's account can read."""
+    password = secrets.token_hex(32)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(password)
+    if account.user is not None:
+        shutil.chown(path, account.user, account.group)
+    return password
 
 
 def _free_port() -> int:

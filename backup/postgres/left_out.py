@@ -21,7 +21,8 @@ from pg_statistic_ext x join pg_namespace n on n.oid = x.stxnamespace,
      unnest(array[
          pg_get_statisticsobjdef(x.oid),
          -- -1, and null from PostgreSQL 17 on, is the server's default.
-         case when x.stxstattarget >= 0 then format('ALTER STATISTICS %%s SET STATISTICS %%s', name, x.stxstattarget) end,
+         case when x.stxstattarget >= 0
+             then format('ALTER STATISTICS %%s SET STATISTICS %%s', name, x.stxstattarget) end,
          format('COMMENT ON STATISTICS %%s IS %%L', name, obj_description(x.oid, 'pg_statistic_ext'))
      ]) with ordinality as s (statement, place)
 where x.stxrelid = any(%s::oid[])

@@ -81,7 +81,8 @@ def find_needs(
     reaches: dict[Address, set[Address]] = defaultdict(set)
     needs: dict[Address, Need] = {}
     outside: set[int] = set()
-    start = frontier = seen = {*roots.values(), *parts, *more}
+    start = {*roots.values(), *parts, *more}
+    frontier, seen = start, start.difference(more)
     while frontier:
         found = set()
         for classid, oid, other_class, other in connection.execute(_EDGES, _unzipped(frontier)):

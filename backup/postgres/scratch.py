@@ -16,14 +16,11 @@ from backup.postgres.tables import Connection
 
 _PREFIX = "cdc_scratch_"
 _MARK = "scratch database of cdc-backup; dropped by its next run if it is still here"
-_LOCK_SPACE = 0x63646300 << 32
-"""With a database's OID in the lower half: the advisory lock that its maker holds."""
-
 _AVOID = "Give the role CREATEDB, set backup.scratch to a URL, or install cdc-backup[embedded]."
 
 # Without a comment yet: its maker was killed right after CREATE DATABASE. Nobody else makes such a name.
 _LEFT = """
-select oid::int8, datname::text from pg_database
+select datname::text from pg_database
 where datname ~ %s and coalesce(shobj_description(oid, 'pg_database'), %s) = %s
   and pg_has_role(datdba, 'MEMBER') and not exists (select from pg_stat_activity where datid = pg_database.oid)
 """
@@ -80,7 +77,7 @@ def _may_create(database: Database) -> bool:
 
 @contextmanager
 def _created(host: Database, like: Database) -> Iterator[Database]:
-    """A new database on the server of `host`, locked and marked as ours while we live."""
+    """A new database on the server of `host`, marked as ours, with a connection of ours to it while we live."""
     name = f"{_PREFIX}{secrets.token_hex(6)}"
     identifier = sql.Identifier(name)
     with host.connect() as connection:
@@ -92,17 +89,17 @@ def _created(host: Database, like: Database) -> Iterator[Database]:
             )
         except psycopg.errors.InsufficientPrivilege as error:
             raise BackupError(f"No scratch database on {host.host}: {error}", remedy=_AVOID) from error
+        made = host.named(name)
         try:
-            connection.execute(
-                "select pg_advisory_lock(%s + oid::int8) from pg_database where datname = %s", [_LOCK_SPACE, name]
-            )
-            connection.execute(sql.SQL("comment on database {} is {}").format(identifier, _MARK))
-            # Nothing in it is worth a wait for the disk; and it is there to be written.
-            for setting in ("synchronous_commit", "default_transaction_read_only"):
-                connection.execute(
-                    sql.SQL("alter database {} set {} = off").format(identifier, sql.Identifier(setting))
-                )
-            yield host.named(name)
+            # It tells other runs, also those for other databases of the server, that we live.
+            with made.connect():
+                connection.execute(sql.SQL("comment on database {} is {}").format(identifier, _MARK))
+                # Nothing in it is worth a wait for the disk; and it is there to be written.
+                for setting in ("synchronous_commit", "default_transaction_read_only"):
+                    connection.execute(
+                        sql.SQL("alter database {} set {} = off").format(identifier, sql.Identifier(setting))
+                    )
+                yield made
         finally:
             # An error here must not hide the one that may have brought us here; the next run tries again.
             with suppress(psycopg.Error):
@@ -110,15 +107,12 @@ def _created(host: Database, like: Database) -> Iterator[Database]:
 
 
 def clear_left(connection: Connection) -> tuple[str, ...]:
-    """Drop the scratch databases whose makers are dead; their names."""
+    """Drop the scratch databases to which nobody is connected any more; their names."""
     dropped = []
-    for oid, name in connection.execute(_LEFT, [rf"\A{_PREFIX}[0-9a-f]{{12}}\Z", _MARK, _MARK]).fetchall():
-        row = connection.execute("select pg_try_advisory_lock(%s)", [_LOCK_SPACE + oid]).fetchone()
-        if row and row[0]:
-            with suppress(psycopg.Error):  # another role's: its next run drops it
-                connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
-                dropped.append(name)
-            connection.execute("select pg_advisory_unlock(%s)", [_LOCK_SPACE + oid])
+    for (name,) in connection.execute(_LEFT, [rf"\A{_PREFIX}[0-9a-f]{{12}}\Z", _MARK, _MARK]).fetchall():
+        with suppress(psycopg.Error):  # another run was faster, or is connected by now
+            connection.execute(sql.SQL("drop database {}").format(sql.Identifier(name)))
+            dropped.append(name)
     return tuple(dropped)
 
 

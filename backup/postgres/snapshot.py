@@ -53,6 +53,7 @@ class Snapshot:
 
     `database_id` tells the database from every other one in the world, as `identify` does. `counts` has an entry for every table that holds rows itself, by OID: not for partitioned and foreign
     ones. `moment` is in UTC, `wal` the write-ahead log's position, None where the role may not see it.
+    `standby`: the server only replays what its primary did, a moment later.
     """
 
     id: str
@@ -183,7 +184,8 @@ def _describe(
     """The snapshot of the transaction that `connection` is in."""
     row = connection.execute(
         "select pg_export_snapshot(), clock_timestamp() at time zone 'UTC', current_database(),"
-        " current_setting('server_version'), has_function_privilege('pg_current_wal_lsn()', 'EXECUTE')"
+        " current_setting('server_version'), has_function_privilege('pg_current_wal_lsn()', 'EXECUTE'),"
+        " pg_is_in_recovery()"
     ).fetchone()
     assert row is not None  # noqa: S101 - a query without FROM has one row
     wal = None
@@ -204,6 +206,7 @@ def _describe(
         counts=count_rows(connection, tables),
         missing=missing,
         missing_schemas=lacking,
+        standby=row[5],
     )
 
 

@@ -40,7 +40,8 @@ class Table:
     """A CDC table, or a partition or an inheritance child of one.
 
     `key` holds the columns of the primary key, else of a unique constraint or index that no two rows can
-    share (all columns NOT NULL, no predicate, no expression); it is empty when there is none. `parents`
+    share (all columns NOT NULL, no predicate, no expression); it is empty when there is none.
+    `key_operators` are the operators by which its index tells values apart, qualified. `parents`
     are the OIDs of the tables that it is a partition or an inheritance child of.
     """
 
@@ -51,6 +52,7 @@ class Table:
     unlogged: bool
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    key_operators: tuple[str, ...]
     parents: tuple[int, ...]
 
     def __str__(self) -> str:
@@ -88,18 +90,29 @@ _BY_IDENTITY = """
 with cdc (oid) as (
     select c.oid
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.oid = any(%(oids)s::oid[])
-       or c.relkind in ('r', 'p', 'f')
-          and (n.nspname::text, c.relname::text) in (select * from unnest(%(schemas)s::text[], %(names)s::text[]))
+    where c.relkind in ('r', 'p', 'f') and (
+          c.oid = any(%(oids)s::oid[])
+          or (n.nspname::text, c.relname::text) in (select * from unnest(%(schemas)s::text[], %(names)s::text[])))
 )
+"""
+
+_OTHERS = """
+select n.nspname::text, c.relname::text, (pg_identify_object('pg_class'::regclass, c.oid, 0)).type
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind not in ('r', 'p', 'f')
+  and (n.nspname::text, c.relname::text) in (select * from unnest(%s::text[], %s::text[]))
 """
 
 _TABLES = """
 select c.oid::int8, n.nspname::text as schema, c.relname::text as name, c.relkind::text as kind,
        c.relpersistence = 'u' as unlogged,
-       coalesce((
-           select array_agg(a.attname::text order by k.place)
-           from (select i.indkey::int2[] as columns, i.indnkeyatts as width
+       coalesce(keys.names, '{}') as key, coalesce(keys.operators, '{}') as key_operators,
+       array(select i.inhparent::int8 from pg_inherits i where i.inhrelid = c.oid) as parents
+from cdc join pg_class c using (oid) join pg_namespace n on n.oid = c.relnamespace
+left join lateral (
+           select array_agg(a.attname::text order by k.place) as names,
+                  array_agg(format('OPERATOR(%%I.%%s)', s.nspname, o.oprname) order by k.place) as operators
+           from (select i.indkey::int2[] as columns, i.indclass::oid[] as classes, i.indnkeyatts as width
                  from pg_index i
                  where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indimmediate
                    and i.indpred is null and i.indexprs is null
@@ -107,10 +120,15 @@ select c.oid::int8, n.nspname::text as schema, c.relname::text as name, c.relkin
                                    where a.attrelid = c.oid and not a.attnotnull
                                      and a.attnum = any((i.indkey::int2[])[0:i.indnkeyatts - 1]))
                  order by not i.indisprimary, i.indnkeyatts, i.indexrelid limit 1) best,
-                unnest(best.columns[0:best.width - 1]) with ordinality as k (attnum, place)
-           join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum), '{}') as key,
-       array(select i.inhparent::int8 from pg_inherits i where i.inhrelid = c.oid) as parents
-from cdc join pg_class c using (oid) join pg_namespace n on n.oid = c.relnamespace
+                unnest(best.columns[0:best.width - 1], best.classes[0:best.width - 1])
+                    with ordinality as k (attnum, opclass, place)
+           join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
+           join pg_opclass oc on oc.oid = k.opclass
+           -- 3 is equality in every btree operator family.
+           join pg_amop m on m.amopfamily = oc.opcfamily and m.amopstrategy = 3
+               and m.amoplefttype = oc.opcintype and m.amoprighttype = oc.opcintype
+           join pg_operator o on o.oid = m.amopopr join pg_namespace s on s.oid = o.oprnamespace
+) keys on true
 order by n.nspname, c.relname
 """
 
@@ -169,6 +187,13 @@ def find_tables_by(connection: Connection, oids: Sequence[int], names: Sequence[
     return _read(connection, _BY_IDENTITY, parameters)
 
 
+def find_others_by(connection: Connection, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """What there is under the names (schema, name) that is no table: `view`."""
+    schemas, relations = zip(*names, strict=True) if names else ((), ())
+    rows = connection.execute(_OTHERS, [list(schemas), list(relations)])
+    return {(schema, name): kind for schema, name, kind in rows}
+
+
 def find_obstacles(connection: Connection, tables: tuple[Table, ...]) -> tuple[Obstacle, ...]:
     """What keeps the connection's role from reading every row of `tables`; empty when nothing does."""
     by_oid = {table.oid: table for table in tables}
@@ -198,6 +223,7 @@ def _read(connection: Connection, which: LiteralString, parameters: dict[str, An
             unlogged=table.unlogged,
             columns=tuple(columns[table.oid]),
             key=tuple(table.key),
+            key_operators=tuple(table.key_operators),
             parents=tuple(table.parents),
         )
         for table in found
@@ -212,4 +238,5 @@ class _Found:
     kind: str
     unlogged: bool
     key: list[str]
+    key_operators: list[str]
     parents: list[int]

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from backup.errors import BackupError
@@ -33,11 +33,27 @@ class NeedContents:
 
 
 @dataclass(kw_only=True)
+class DependentContents:
+    """What hangs on tables and goes with them: pg_dump's entries where there are any.
+
+    `owner` is the OID of the one of the tables that it is a part of, such as a foreign key; else None.
+    """
+
+    dependent: Dependent
+    owner: int | None
+    entries: list[Entry] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
 class TableContents:
     """A table and all that comes back with it, each part in the order of its restore.
 
+    `functions_before` and `functions_within` hang on tables, and the table needs them: for its definition,
+    or, where they take its own rows, for what follows those.
+
     `details` follow the rows: sequences, defaults, constraints, indexes, triggers, rules, policies,
-    comments. `late` needs other tables to be back: foreign keys, an index's place in a partitioned one.
+    comments. `late` needs other tables to be back: foreign keys, an index's place in a partitioned one,
+    whether a trigger that a partition has from its parent fires.
     `sequences` are the columns that own one, with where it stood and whether it had been used.
     `statistics` and `publications` are statements, for which pg_dump has no entry.
     """
@@ -46,6 +62,8 @@ class TableContents:
     definition: Entry
     rows: Rows | None
     needs: tuple[NeedContents, ...]
+    functions_before: tuple[DependentContents, ...]
+    functions_within: tuple[DependentContents, ...]
     schema_statements: tuple[str, ...]
     details: list[Entry] = field(default_factory=list)
     attachments: list[Entry] = field(default_factory=list)
@@ -54,14 +72,6 @@ class TableContents:
     sequences: list[tuple[str, int, bool]] = field(default_factory=list)
     statistics: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
-
-
-@dataclass(kw_only=True)
-class DependentContents:
-    """What hangs on tables and goes with them: pg_dump's entries where it is a view, else its statement."""
-
-    dependent: Dependent
-    entries: list[Entry] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +89,11 @@ def sort_contents(tables: Sequence[Table], surroundings: Surroundings, dump: Dum
         BackupError: pg_dump wrote an entry that belongs to none of the tables.
     """
     by_oid = {table.oid: table for table in tables}
-    needs = _needs(surroundings, dump)
+    dependents = {
+        d.address: DependentContents(dependent=d, owner=surroundings.parts.get(d.address) if not d.view else None)
+        for d in surroundings.dependents
+    }
+    needs = _needs(surroundings, dump, dependents.keys())
     contents = {
         entry.oid: TableContents(
             table=by_oid[entry.oid],
@@ -91,24 +105,35 @@ def sort_contents(tables: Sequence[Table], surroundings: Surroundings, dump: Dum
                     key=lambda n: needs[n.need.address][0],
                 )
             ),
+            functions_before=tuple(
+                d for d in _functions(entry.oid, surroundings, dependents) if not _takes(d, entry.oid)
+            ),
+            functions_within=tuple(d for d in _functions(entry.oid, surroundings, dependents) if _takes(d, entry.oid)),
             schema_statements=surroundings.schemas.get(by_oid[entry.oid].schema, ()),
             publications=surroundings.publications.get(entry.oid, ()),
         )
         for entry in dump.entries
         if entry.kind in _TABLES and entry.oid in by_oid
     }
-    dependents = {d.address: DependentContents(dependent=d) for d in surroundings.dependents}
     views = {d.dependent.address[1]: d for d in dependents.values() if d.dependent.view}
     owner_of = _Owners(dump.entries, by_oid, frozenset(views), surroundings)
     entries = {entry.dump_id: entry for entry in dump.entries}
+    functions = {entry.dump_id: entry for entry in dump.need_entries}
+    for entry in dump.need_entries:
+        subject = _subject(entry, functions)
+        if (subject.catalog, subject.oid) in dependents:
+            dependents[subject.catalog, subject.oid].entries.append(entry)
     for entry in dump.entries:
         if entry.kind in _ELSEWHERE:
             continue
         oid = owner_of(entry)
+        subject = _subject(entry, entries)
         if oid in views:
             views[oid].entries.append(entry)
+        elif (subject.catalog, subject.oid) in dependents:
+            dependents[subject.catalog, subject.oid].entries.append(entry)
         elif oid is not None:
-            _place(contents[oid], entry)
+            _place(contents[oid], entry, subject)
             value = _SETVAL.search(entry.text) if entry.kind == "SEQUENCE SET" else None
             if value is not None:
                 column = surroundings.sequences[entries[entry.depends_on[0]].oid]
@@ -126,8 +151,28 @@ def definition_digest(contents: TableContents) -> str:
     return hashlib.sha256("\0".join(sorted([*texts, *contents.statistics])).encode("utf-8", "replace")).hexdigest()
 
 
-def _place(contents: TableContents, entry: Entry) -> None:
-    if entry.kind in _LATE:
+def _subject(entry: Entry, entries: dict[int, Entry]) -> Entry:
+    """What a comment or the like speaks of; any other entry itself."""
+    return entries.get(entry.depends_on[0], entry) if entry.kind in _UPON and entry.depends_on else entry
+
+
+def _functions(
+    oid: int, surroundings: Surroundings, dependents: dict[Address, DependentContents]
+) -> Iterator[DependentContents]:
+    """Those of the dependents that the table needs, in the order of the dependents."""
+    needed = {need.address for need in surroundings.needs[oid]}
+    return (d for address, d in dependents.items() if address in needed)
+
+
+def _takes(contents: DependentContents, oid: int) -> bool:
+    return oid in contents.dependent.tables
+
+
+def _place(contents: TableContents, entry: Entry, subject: Entry) -> None:
+    """Put an entry, a comment with its `subject`, to the others of its time."""
+    # A partition's trigger that its parent's made is only switched, once it is attached and the parent's is back.
+    switched = entry.kind == "TRIGGER" and entry.text.lstrip().startswith("ALTER TABLE")
+    if subject.kind in _LATE or switched:
         contents.late.append(entry)
     elif entry.kind == "TABLE ATTACH":
         contents.attachments.append(entry)
@@ -153,8 +198,9 @@ class _Owners:
         """The OID of the entry's table or view; None where it belongs to what they need, or to the database."""
         if entry.kind in _OF_NO_TABLE:
             return None
-        if entry.kind == "TABLE ATTACH":
-            both = {self._entries[d].oid for d in entry.depends_on if d in self._entries} & self._tables.keys()
+        if entry.kind in ("TABLE ATTACH", "INDEX ATTACH"):
+            relations = (self(self._entries[d]) for d in entry.depends_on if d in self._entries)
+            both = {oid for oid in relations if oid is not None and oid in self._tables}
             return next(oid for oid in both if len(both) == 1 or both.intersection(self._tables[oid].parents))
         if entry.oid in self._relations and (entry.kind in _TABLES | _VIEWS or not entry.catalog):
             return entry.oid
@@ -172,8 +218,10 @@ class _Owners:
         )
 
 
-def _needs(surroundings: Surroundings, dump: Dump) -> dict[Address, tuple[int, NeedContents]]:
-    """What pg_dump wrote of each need, and its place in the order.
+def _needs(
+    surroundings: Surroundings, dump: Dump, dependents: Collection[Address]
+) -> dict[Address, tuple[int, NeedContents]]:
+    """What pg_dump wrote of each need that is no dependent as well, and its place in the order.
 
     A member of an extension has no text of its own and is not here: it comes with the extension.
     """
@@ -186,7 +234,7 @@ def _needs(surroundings: Surroundings, dump: Dump) -> dict[Address, tuple[int, N
                 upon[entry.depends_on[0]].append(entry)
         for entry in entries:
             need = wanted.get((entry.catalog, entry.oid))
-            if need is not None and need.address not in found:
+            if need is not None and need.address not in found and need.address not in dependents:
                 found[need.address] = (
                     len(found),
                     NeedContents(need=need, entries=(entry, *upon[entry.dump_id])),

@@ -42,6 +42,8 @@ def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs:
         tables = _compare(session, scratch.database, clients, jobs)
     except CDCBackupError as error:
         problem = str(error)
+    except OSError as error:
+        problem = f"{error.filename}: {error.strerror}"
     drill = Drill(
         moment=datetime.now(UTC),
         scratch=scratch.place,

@@ -11,6 +11,7 @@ from backup.errors import BackupError
 from backup.postgres.archive import Entry, read_archive
 from backup.postgres.clients import Clients
 from backup.postgres.database import Database
+from backup.postgres.dependents import FUNCTIONS
 from backup.postgres.snapshot import Count, Snapshot
 from backup.postgres.surroundings import Surroundings
 from backup.postgres.tables import Table
@@ -26,6 +27,13 @@ _ROWS_PER_INSERT = (100, 30, 10, 3, 1)
 
 _LOCK_WAIT_MILLISECONDS = 10_000
 """The snapshot's connection holds the locks already; only what is in nobody's way is waited for."""
+
+_TEXT_SETTINGS = {
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "bytea_output": "hex",
+    "xmlbinary": "base64",
+}
 
 _NAMES_A_PATTERN = 50
 """A pattern is a query that reads all of `pg_class`, and a regular expression that must stay compilable."""
@@ -114,9 +122,15 @@ def _run_pg_dump(
 ) -> tuple[Entry, ...]:
     """One pg_dump into `folder`, inside the snapshot; its table of contents."""
     environment = database.environment()
-    if snapshot.connection.info.parameter_status("standard_conforming_strings") == "off":
-        options = environment.get("PGOPTIONS", "")
-        environment["PGOPTIONS"] = f"{options} -c standard_conforming_strings=on".strip()
+    # A setting of the database or the role would show in the text; a scratch database does not have it.
+    environment["PGTZ"] = "UTC"
+    differing = snapshot.connection.execute(
+        "select s.name, s.value from unnest(%s::text[], %s::text[]) as s (name, value)"
+        " where current_setting(s.name) <> s.value",
+        [list(_TEXT_SETTINGS), list(_TEXT_SETTINGS.values())],
+    ).fetchall()
+    options = [environment.get("PGOPTIONS", ""), *(f"-c {name}={value}" for name, value in differing)]
+    environment["PGOPTIONS"] = " ".join(options).strip()
     run(
         (
             clients.pg_dump,
@@ -140,9 +154,10 @@ def _run_pg_dump(
 def _dump_needs(
     run_pg_dump: Callable[..., tuple[Entry, ...]], surroundings: Surroundings, folder: Path
 ) -> tuple[Entry, ...]:
-    """The definitions of all that is no table, where any table needs some of it."""
-    needs = {need.address for needs in surroundings.needs.values() for need in needs if need.sequence is None}
-    return run_pg_dump(folder, "--schema-only", "--exclude-table=*.*") if needs else ()
+    """The definitions of all that is no table, where any table needs some of it, or a function hangs on one."""
+    needs = any(need.sequence is None for needs in surroundings.needs.values() for need in needs)
+    functions = any(dependent.kind in FUNCTIONS for dependent in surroundings.dependents)
+    return run_pg_dump(folder, "--schema-only", "--exclude-table=*.*") if needs or functions else ()
 
 
 def _measure(

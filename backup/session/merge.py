@@ -6,6 +6,8 @@ backup's rows into the schema `cdc_schema`. Who types `psql -f` sets none of the
 `missing` but refuses where a person should choose.
 """
 
+from collections.abc import Sequence
+
 from backup.postgres.tables import Table
 from backup.session.contents import TableContents
 from backup.session.statements import block, identifier, literal
@@ -31,7 +33,7 @@ def put_aside(table: Table) -> str:
         RETURN;
     END IF;
     IF (SELECT relkind FROM pg_catalog.pg_class WHERE oid = there) <> {literal(table.kind)} THEN
-        RAISE EXCEPTION {literal(f"{table} is no table of the same sort any more; {_UNCHANGED}")}
+        RAISE EXCEPTION '%', {literal(f"{table} is no table of the same sort any more; {_UNCHANGED}")}
             USING HINT = {literal(_ASIDE)};
     END IF;
     SELECT pg_catalog.string_agg(pg_catalog.format('%I %s', b.name, b.type), ', ') INTO change
@@ -60,28 +62,71 @@ def put_aside(table: Table) -> str:
     )
 
 
+def aside_name(schema: str, name: str) -> str:
+    """What a table is called in the other schema: with its own schema's name before, unless that is `public`."""
+    return name if schema == "public" else f"{schema}.{name}"
+
+
 def leave_aside(contents: TableContents, gone: str) -> str:
     """Move the backup's rows into the other schema; a table that was there gets its name back."""
     table = contents.table
     name = identifier(table.schema, table.name)
+    moved = aside_name(table.schema, table.name)
     return (
         block(
             "    FOR parent IN SELECT inhparent::pg_catalog.regclass FROM pg_catalog.pg_inherits\n"
             f"                  WHERE inhrelid = {literal(name)}::pg_catalog.regclass LOOP\n"
-            f"        EXECUTE pg_catalog.format('ALTER TABLE {name.replace('%', '%%')} NO INHERIT %s', parent);\n"
-            "    END LOOP;\n",
+            f"        EXECUTE pg_catalog.format({literal(f'ALTER TABLE {name} NO INHERIT '.replace('%', '%%') + '%s')},"
+            " parent);\n"
+            "    END LOOP;\n"
+            "    IF EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n"
+            " ON n.oid = c.relnamespace\n"
+            f"               WHERE c.relname = {literal(moved)}::pg_catalog.name"
+            " AND n.nspname = pg_catalog.current_setting('cdc.schema')) THEN\n"
+            f"        RAISE EXCEPTION '%.% is there already, from another restore; {_UNCHANGED}',\n"
+            f"            pg_catalog.current_setting('cdc.schema'), {literal(moved)}\n"
+            "            USING HINT = 'Drop that schema, or give it another name.';\n    END IF;\n",
             declarations="    parent pg_catalog.regclass;\n",
         )
-        + f'ALTER TABLE {name} SET SCHEMA :"cdc_schema";\n'
+        + (f"ALTER TABLE {name} RENAME TO {identifier(moved)};\n" if moved != table.name else "")
+        + f'ALTER TABLE {identifier(table.schema, moved)} SET SCHEMA :"cdc_schema";\n'
         + f"\\if :{gone}\n\\else\nALTER TABLE {identifier(table.schema, _PUT_ASIDE)} RENAME TO"
         + f" {identifier(table.name)};\n\\endif\n"
     )
 
 
+def defer_keys(tables: Sequence[Table]) -> str:
+    """Let the foreign keys among the tables wait for the end: rows that they point to may come back later.
+
+    Only those of the psql variable `cdc_chosen`, OIDs in the backup. What undoes it is in `cdc_undefer`.
+    """
+    names = ", ".join(f"({table.oid}, {literal(identifier(table.schema, table.name))})" for table in tables)
+    return f"""\
+SELECT coalesce(pg_catalog.string_agg(pg_catalog.format(
+           'ALTER TABLE %s ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED;', c.conrelid::pg_catalog.regclass,
+           c.conname), ' '), '') AS cdc_defer,
+       coalesce(pg_catalog.string_agg(pg_catalog.format(
+           'ALTER TABLE %s ALTER CONSTRAINT %I %s;', c.conrelid::pg_catalog.regclass, c.conname,
+           CASE WHEN c.condeferrable THEN 'DEFERRABLE INITIALLY IMMEDIATE' ELSE 'NOT DEFERRABLE' END), ' '),
+           '') AS cdc_undefer
+FROM pg_catalog.pg_constraint AS c
+JOIN (VALUES {names}) AS a (oid, name) ON pg_catalog.to_regclass(a.name) = c.conrelid AND a.oid IN (:cdc_chosen)
+JOIN (VALUES {names}) AS b (oid, name) ON pg_catalog.to_regclass(b.name) = c.confrelid AND b.oid IN (:cdc_chosen)
+WHERE c.contype = 'f' AND c.conparentid = 0 AND NOT c.condeferred \\gset
+:cdc_defer
+"""
+
+
+def undefer_keys() -> str:
+    """What `defer_keys` did, undone."""
+    return ":cdc_undefer\n"
+
+
 def merge(contents: TableContents) -> str:
     """Bring the backup's rows into the table that was put aside, past its triggers and rules; give it its name back.
 
-    Sets the psql variables `cdc_added`, `cdc_differ` and `cdc_removed` to numbers of rows.
+    Sets the psql variables `cdc_added`, `cdc_differ` and `cdc_removed` to numbers of rows, and adds to `cdc_on`
+    what switches triggers and rules on again: that has to wait until no deferred constraint is to be checked.
     """
     table = contents.table
     name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
@@ -89,14 +134,10 @@ def merge(contents: TableContents) -> str:
     into = f" ({columns}) OVERRIDING SYSTEM VALUE" if columns else ""
     missing = _missing_by_key(table) if table.key else _missing_by_row(table)
     return (
-        _switches(there)
+        _switches(table)
         + f":cdc_off\n\\set cdc_differ 0\n\\set cdc_removed 0\n\\if :cdc_replace\n{_refuse_cascade(table)}"
         + f"""\
-DELETE FROM ONLY {there} WHERE ctid IN (
-    SELECT t.ctid
-    FROM (SELECT ctid, {_row(table)} AS r, row_number() OVER (PARTITION BY {_row(table)}) AS n FROM ONLY {there}) AS t
-    LEFT JOIN (SELECT {_row(table)} AS r, count(*) AS n FROM ONLY {name} GROUP BY 1) AS b USING (r)
-    WHERE t.n > coalesce(b.n, 0));
+DELETE FROM ONLY {there} AS t WHERE {_surplus(table)};
 \\set cdc_removed :ROW_COUNT
 INSERT INTO {there}{into} SELECT {columns} {_missing_by_row(table)};
 \\set cdc_added :ROW_COUNT
@@ -107,32 +148,34 @@ INSERT INTO {there}{into} SELECT {columns} {_missing_by_row(table)};
         + f"INSERT INTO {there}{into} SELECT {columns} {missing};\n"
         + "\\set cdc_added :ROW_COUNT\n"
         + (_refuse_missing(table) if table.key else _refuse_difference(table, both_ways=False))
-        + "\\endif\nSET CONSTRAINTS ALL IMMEDIATE;\n"
+        + "\\endif\n"
         + "".join(_advance(there, *sequence) for sequence in contents.sequences)
-        + f":cdc_on\nDROP TABLE {name};\nALTER TABLE {there} RENAME TO {identifier(table.name)};\n"
+        + f"DROP TABLE {name};\nALTER TABLE {there} RENAME TO {identifier(table.name)};\n"
     )
 
 
-def _switches(there: str) -> str:
+def _switches(table: Table) -> str:
     """Statements, in psql variables, that switch off whatever would fire or hide rows, and on again."""
-    where = f"{literal(there)}::pg_catalog.regclass"
+    there = literal(identifier(table.schema, _PUT_ASIDE))
+    name = literal(identifier(table.schema, table.name))
     return f"""\
-SELECT coalesce(pg_catalog.string_agg(off, ' '), '') AS cdc_off,
-       coalesce(pg_catalog.string_agg("on", ' '), '') AS cdc_on
+SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('ALTER TABLE %s %s;', {there}, off), ' '), '') AS cdc_off,
+       pg_catalog.concat_ws(' ', :'cdc_on', pg_catalog.string_agg(
+           pg_catalog.format('ALTER TABLE %s %s;', {name}, "on"), ' ')) AS cdc_on
 FROM (
-    SELECT pg_catalog.format('ALTER TABLE %s DISABLE TRIGGER %I;', tgrelid::pg_catalog.regclass, tgname),
-           pg_catalog.format('ALTER TABLE %s ENABLE%s TRIGGER %I;', tgrelid::pg_catalog.regclass,
-                             CASE tgenabled WHEN 'R' THEN ' REPLICA' WHEN 'A' THEN ' ALWAYS' END, tgname)
-    FROM pg_catalog.pg_trigger WHERE tgrelid = {where} AND NOT tgisinternal AND tgenabled <> 'D'
+    SELECT pg_catalog.format('DISABLE TRIGGER %I', tgname),
+           pg_catalog.format('ENABLE%s TRIGGER %I', CASE tgenabled WHEN 'R' THEN ' REPLICA' WHEN 'A' THEN ' ALWAYS' END,
+                             tgname)
+    FROM pg_catalog.pg_trigger
+    WHERE tgrelid = {there}::pg_catalog.regclass AND NOT tgisinternal AND tgenabled <> 'D'
     UNION ALL
-    SELECT pg_catalog.format('ALTER TABLE %s DISABLE RULE %I;', ev_class::pg_catalog.regclass, rulename),
-           pg_catalog.format('ALTER TABLE %s ENABLE%s RULE %I;', ev_class::pg_catalog.regclass,
-                             CASE ev_enabled WHEN 'R' THEN ' REPLICA' WHEN 'A' THEN ' ALWAYS' END, rulename)
-    FROM pg_catalog.pg_rewrite WHERE ev_class = {where} AND ev_enabled <> 'D'
+    SELECT pg_catalog.format('DISABLE RULE %I', rulename),
+           pg_catalog.format('ENABLE%s RULE %I', CASE ev_enabled WHEN 'R' THEN ' REPLICA' WHEN 'A' THEN ' ALWAYS' END,
+                             rulename)
+    FROM pg_catalog.pg_rewrite WHERE ev_class = {there}::pg_catalog.regclass AND ev_enabled <> 'D'
     UNION ALL
-    SELECT pg_catalog.format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', oid::pg_catalog.regclass),
-           pg_catalog.format('ALTER TABLE %s FORCE ROW LEVEL SECURITY;', oid::pg_catalog.regclass)
-    FROM pg_catalog.pg_class WHERE oid = {where} AND relforcerowsecurity
+    SELECT 'NO FORCE ROW LEVEL SECURITY', 'FORCE ROW LEVEL SECURITY'
+    FROM pg_catalog.pg_class WHERE oid = {there}::pg_catalog.regclass AND relforcerowsecurity
 ) AS x (off, "on") \\gset
 """
 
@@ -168,7 +211,7 @@ def _refuse_by_hand(table: Table) -> str:
     return block(
         "    IF pg_catalog.current_setting('cdc.mode') = 'by hand'\n"
         f"       AND EXISTS (SELECT FROM ONLY {there}) AND EXISTS (SELECT {_missing_by_row(table)}) THEN\n"
-        f"        RAISE EXCEPTION "
+        f"        RAISE EXCEPTION '%', "
         f"{literal(f'{table} has rows, but no key to tell which of them are missing; {_UNCHANGED}')}\n"
         f"            USING HINT = {literal(_WAY_OUT)};\n    END IF;\n"
     )
@@ -177,7 +220,7 @@ def _refuse_by_hand(table: Table) -> str:
 def _refuse_missing(table: Table) -> str:
     return block(
         f"    IF EXISTS (SELECT {_missing_by_key(table)}) THEN\n"
-        f"        RAISE EXCEPTION {literal(f'{table}: not all missing rows came back; {_UNCHANGED}')};\n    END IF;\n"
+        f"        RAISE EXCEPTION '%', {literal(f'{table}: not all missing rows came back; {_UNCHANGED}')};\n    END IF;\n"
     )
 
 
@@ -187,21 +230,33 @@ def _refuse_difference(table: Table, *, both_ways: bool) -> str:
     added = f"EXISTS (SELECT {_row(table)} FROM ONLY {there} EXCEPT ALL SELECT {_row(table)} FROM ONLY {name})"
     return block(
         f"    IF {lacking}{f' OR {added}' if both_ways else ''} THEN\n"
-        f"        RAISE EXCEPTION {literal(f'{table}: not all rows came back as they were; {_UNCHANGED}')};\n"
+        f"        RAISE EXCEPTION '%', {literal(f'{table}: not all rows came back as they were; {_UNCHANGED}')};\n"
         "    END IF;\n"
     )
 
 
+def _surplus(table: Table) -> str:
+    """The condition of the rows of today, called `t`, that the backup has not, or has fewer of."""
+    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    return (
+        "t.ctid IN (SELECT s.ctid"
+        f" FROM (SELECT ctid, {_row(table)} AS r, row_number() OVER (PARTITION BY {_row(table)}) AS n"
+        f" FROM ONLY {there}) AS s"
+        f" LEFT JOIN (SELECT {_row(table)} AS r, count(*) AS n FROM ONLY {name} GROUP BY 1) AS b USING (r)"
+        " WHERE s.n > coalesce(b.n, 0))"
+    )
+
+
 def _refuse_cascade(table: Table) -> str:
-    """Refuse to delete rows whose deletion would reach into other tables."""
-    there = literal(identifier(table.schema, _PUT_ASIDE))
+    """Refuse to delete rows where that would reach into other tables."""
+    there = identifier(table.schema, _PUT_ASIDE)
     return block(
-        "    SELECT pg_catalog.string_agg(conrelid::pg_catalog.regclass::pg_catalog.text, ', ') INTO others\n"
-        f"    FROM pg_catalog.pg_constraint WHERE contype = 'f' AND confrelid = {there}::pg_catalog.regclass\n"
-        "      AND confdeltype IN ('c', 'n', 'd');\n"
-        "    IF others IS NOT NULL THEN\n"
+        "    SELECT pg_catalog.string_agg(DISTINCT conrelid::pg_catalog.regclass::pg_catalog.text, ', ') INTO others\n"
+        f"    FROM pg_catalog.pg_constraint WHERE contype = 'f' AND confrelid = {literal(there)}::pg_catalog.regclass\n"
+        "      AND conrelid <> confrelid AND confdeltype IN ('c', 'n', 'd');\n"
+        f"    IF others IS NOT NULL AND EXISTS (SELECT FROM ONLY {there} AS t WHERE {_surplus(table)}) THEN\n"
         f"        RAISE EXCEPTION 'rows of % that go would take or change rows of %; {_UNCHANGED}',"
-        f" {literal(str(table))}, others\n            USING HINT = {literal(_WAY_OUT)};\n    END IF;\n",
+        f" {literal(str(table))}, others\n            USING HINT = {literal(_ASIDE)};\n    END IF;\n",
         declarations="    others pg_catalog.text;\n",
     )
 
@@ -225,7 +280,9 @@ def _advance(there: str, column: str, value: int, called: bool) -> str:
 
 
 def _same_key(table: Table) -> str:
-    return " AND ".join(f"t.{identifier(name)} = b.{identifier(name)}" for name in table.key)
+    # The key's own operator: under an empty search path `=` finds none of an extension's, or another type's.
+    pairs = zip(table.key, table.key_operators, strict=True)
+    return " AND ".join(f"t.{identifier(name)} {operator} b.{identifier(name)}" for name, operator in pairs)
 
 
 def _row(table: Table, alias: str = "") -> str:

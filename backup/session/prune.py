@@ -1,8 +1,8 @@
 """Which sessions may go, and why the others stay."""
 
 import shutil
-from contextlib import suppress
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,15 @@ class Kept:
     verdict: Verdict | None
     restore: Restore | None
     reason: str
+
+    def is_of(self, database_id: str, host: str, name: str) -> bool:
+        """Whether it is a session of this database."""
+        manifest = self.listed.manifest
+        if manifest is None:
+            return False
+        if manifest.database_id and database_id:
+            return manifest.database_id == database_id
+        return (manifest.host, manifest.database) == (host, name)
 
     @property
     def restored(self) -> bool:

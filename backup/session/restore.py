@@ -82,7 +82,9 @@ def restore_session(
     Raises:
         RestoreError: it failed, and nothing was changed.
     """
-    lines = [f"\\set cdc_mode {mode}", f"\\set cdc_schema {argument(restore_schema(session))}", "\\set cdc_report on"]
+    # Set here too: where only the included file sets it, psql ends with 0 after an error in that.
+    lines = ["\\set ON_ERROR_STOP on", f"\\set cdc_mode {mode}", "\\set cdc_report on"]
+    lines.append(f"\\set cdc_schema {argument(restore_schema(session))}")
     for table in session.manifest.tables:
         if table.oid not in oids:
             lines.append(f"\\set cdc_skip_{table.oid} on")

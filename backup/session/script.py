@@ -10,13 +10,13 @@ Variables that `migration.restore` sets, and who types `psql -f` need not: `cdc_
 (a line for machines for each table).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from backup.postgres.archive import Entry
 from backup.postgres.fingerprint import SETTINGS, fingerprint
 from backup.postgres.tables import Kind
 from backup.session.contents import Contents, DependentContents, NeedContents, TableContents
-from backup.session.merge import leave_aside, merge, put_aside
+from backup.session.merge import defer_keys, leave_aside, merge, put_aside, undefer_keys
 from backup.session.statements import (
     TOLERATED,
     argument,
@@ -46,6 +46,8 @@ SET LOCAL search_path = '';
 SET LOCAL check_function_bodies = false;
 SET LOCAL xmloption = content;
 SET LOCAL row_security = off;
+SET LOCAL array_nulls = on;
+SET LOCAL transform_null_equals = off;
 {SETTINGS};
 \\if :{{?cdc_mode}}
 \\else
@@ -62,13 +64,18 @@ DO $cdc$ BEGIN
         RAISE EXCEPTION 'cdc_mode is missing, replace or aside; nothing was changed';
     END IF;
 END $cdc$;
+\\set cdc_on ''
 \\if :cdc_aside
+SELECT pg_catalog.set_config('cdc.schema', :'cdc_schema', true) AS cdc_schema \\gset
 CREATE SCHEMA IF NOT EXISTS :"cdc_schema";
 \\endif
 """
 
 _QUIET_OR_WORTH_LESS = frozenset({"RULE", "POLICY", "TRIGGER", "SEQUENCE SET", "MATERIALIZED VIEW DATA"})
 """In a block: what may fail alone, and what would print a result that nobody wants to read."""
+
+_FOREIGN_KEYS = frozenset({"FK CONSTRAINT", "COMMENT"})
+"""Of what comes late, a comment is one on a foreign key."""
 
 _OWNED = frozenset(
     {"AGGREGATE", "COLLATION", "DOMAIN", "FUNCTION", "OPERATOR", "PROCEDURE", "SEQUENCE", "TYPE"}
@@ -84,27 +91,35 @@ def restore_script(contents: Contents, files: dict[int, str], title: str) -> Ite
     """
     yield f"-- {one_line(title)}\n-- psql -f restore.sql brings every table back, in one transaction.\n\n"
     yield "\\set ON_ERROR_STOP on\n\\set QUIET on\n\\set cdc_session on\n" + _PREAMBLE
+    yield from _defer(contents.tables)
     for table in contents.tables:
-        yield f"\n\\if :{{?{_variable('skip', table)}}}\n\\else\n"
-        if table.table.oid in files:
-            yield f"\\ir {argument(files[table.table.oid])}\n"
-        elif table.table.kind is Kind.ORDINARY:
-            yield from _without_rows(table)
-        else:
-            yield "\\if :cdc_aside\n\\else\n"
-            yield from _start(table)
-            yield from _if_gone(table, [*_definition(table.definition)])
-            yield "\\endif\n"
-        yield "\\endif\n"
-    yield "\\if :cdc_aside\n\\else\n"
+        yield "\n" + _unless_skipped([table.table.oid], _whole(table, files))
+    yield f"\n\\if :cdc_aside\n\\else\nSET CONSTRAINTS ALL IMMEDIATE;\n:cdc_on\n{undefer_keys()}"
+    yield from _hierarchies(contents.tables)
     for table in contents.tables:
-        # What a partitioned table has needs its partitions to be attached, and their indexes need it.
-        if table.table.kind is not Kind.ORDINARY:
-            yield from _if_gone(table, [*_details(table)])
-    for table in contents.tables:
-        yield from _if_gone(table, [*_late(table)])
-    yield from map(_dependent, contents.dependents)
+        yield from _if_gone(table, [*_foreign_keys(table)])
+    for dependent in contents.dependents:
+        oids = {*dependent.dependent.tables, *([dependent.owner] if dependent.owner else [])}
+        yield _unless_skipped(sorted(oids), [_dependent(dependent)])
     yield "\\endif\n\nCOMMIT;\n\\unset cdc_session\n"
+
+
+def _hierarchies(tables: Sequence[TableContents]) -> Iterator[str]:
+    """Partitioned tables that were gone, and partitions' indexes, once all partitions are there.
+
+    An index of a partitioned table counts, so that a foreign key can point to its columns, or that the index
+    of a table further up takes it, once it has those of all partitions.
+    """
+    partitioned = [table for table in tables if table.table.kind is not Kind.ORDINARY]
+    for table in partitioned:
+        yield from _if_gone(table, [*_if_parent(table, [*_attachments(table)], gone=True)])
+    for table in partitioned:
+        yield from _if_gone(table, [*_details(table)])
+    for table in tables:
+        late = [*_late(table)]
+        yield from _if_gone(table, [*_if_parent(table, late, gone=True)] if table in partitioned else late)
+    for table in partitioned:
+        yield from _if_gone(table, [*_if_parent(table, [*_attachments(table), *_late(table)], gone=False)])
 
 
 def before_rows(contents: TableContents, title: str) -> Iterator[str]:
@@ -121,22 +136,52 @@ def before_rows(contents: TableContents, title: str) -> Iterator[str]:
 def after_rows(contents: TableContents, dependents: Sequence[DependentContents]) -> Iterator[str]:
     """A table's file from its rows on: what hangs on it, or the merge where it was there already."""
     yield from _settle(contents)
-    hanging = [d for d in dependents if contents.table.oid in d.dependent.tables]
-    yield "\\if :{?cdc_session}\n\\else\n\\if :cdc_aside\n\\else\n"
-    yield from _if_gone(contents, [*_late(contents)])
+    oid = contents.table.oid
+    hanging = [d for d in dependents if oid in d.dependent.tables or oid == d.owner]
+    yield "\\if :{?cdc_session}\n\\else\n\\if :cdc_aside\n\\else\nSET CONSTRAINTS ALL IMMEDIATE;\n:cdc_on\n"
+    yield from _if_gone(contents, [*_late(contents), *_foreign_keys(contents)])
     yield from map(_dependent, hanging)
     yield "\\endif\nCOMMIT;\n\\endif\n"
 
 
+def _defer(tables: Sequence[TableContents]) -> Iterator[str]:
+    """Let foreign keys among the tables wait until all are back."""
+    yield "\\if :cdc_aside\n\\else\n\\set cdc_chosen 0\n"
+    for table in tables:
+        yield _unless_skipped([table.table.oid], [f"\\set cdc_chosen :cdc_chosen ',{table.table.oid}'\n"])
+    yield defer_keys([table.table for table in tables]) + "\\endif\n"
+
+
+def _unless_skipped(oids: Sequence[int], lines: Iterable[str]) -> str:
+    """Lines for what belongs to these tables, if not all of them are left out."""
+    skipped = "".join(f"\\if :{{?cdc_skip_{oid}}}\n" for oid in oids)
+    text = "".join(lines)
+    return skipped + "".join(f"\\else\n{text}\\endif\n" for _ in oids)
+
+
+def _whole(contents: TableContents, files: dict[int, str]) -> Iterator[str]:
+    """A table in `restore.sql`."""
+    if contents.table.oid in files:
+        yield f"\\ir {argument(files[contents.table.oid])}\n"
+    elif contents.table.kind is Kind.ORDINARY:
+        yield from _without_rows(contents)
+    else:
+        yield "\\if :cdc_aside\n\\else\n"
+        yield from _start(contents)
+        yield from _if_gone(contents, [*_definition(contents.definition)])
+        yield "\\endif\n"
+
+
 def _without_rows(contents: TableContents) -> Iterator[str]:
-    """A table that had no rows: where it is there, only `replace` has anything to do."""
+    """A table that had no rows: where it is there, `missing` has nothing to do."""
     yield from _start(contents)
     load = _variable("load", contents)
-    yield f"SELECT :'{_gone(contents)}'::pg_catalog.bool OR :'cdc_replace'::pg_catalog.bool AS {load} \\gset\n"
+    wanted = " OR ".join(f":'{name}'::pg_catalog.bool" for name in (_gone(contents), "cdc_replace", "cdc_aside"))
+    yield f"SELECT {wanted} AS {load} \\gset\n"
     yield f"\\if :{load}\n"
     yield from _stage(contents)
     yield from _settle(contents)
-    yield "\\endif\n"
+    yield f"\\elif :{{?cdc_report}}\n\\echo cdc: {contents.table.oid} 0 0 0\n\\endif\n"
 
 
 def _start(contents: TableContents) -> Iterator[str]:
@@ -144,6 +189,7 @@ def _start(contents: TableContents) -> Iterator[str]:
     yield f"\n-- {one_line(str(contents.table))}\n"
     yield _schema(contents)
     yield from map(_need, contents.needs)
+    yield from map(_dependent, contents.functions_before)
     name = literal(_name(contents))
     yield f"SELECT pg_catalog.to_regclass({name}) IS NULL AS {_gone(contents)} \\gset\n"
 
@@ -159,7 +205,7 @@ def _settle(contents: TableContents) -> Iterator[str]:
     table, rows = contents.table, contents.rows.count if contents.rows else 0
     yield block(
         f"    IF (SELECT pg_catalog.count(*) FROM ONLY {_name(contents)}) <> {rows} THEN\n"
-        f"        RAISE EXCEPTION {literal(f'{table}: not all of its {rows} rows were loaded; nothing was changed')};\n"
+        f"        RAISE EXCEPTION '%', {literal(f'{table}: not all of its {rows} rows were loaded; nothing was changed')};\n"
         "    END IF;\n"
     )
     yield _prove(contents)
@@ -205,21 +251,46 @@ def _definition(entry: Entry) -> Iterator[str]:
 
 def _details(contents: TableContents) -> Iterator[str]:
     """All that hangs on a table which was gone and has its rows again; the owner and the grants last."""
+    yield from map(_dependent, contents.functions_within)
     for entry in contents.details:
         yield tolerant(entry.text) if entry.kind in _QUIET_OR_WORTH_LESS else f"{entry.text.rstrip()}\n"
     yield from (f"{statement};\n" for statement in contents.statistics)
-    # After the indexes: a partition's own ones are recognized when it is attached, others are made.
-    yield from (tolerant(entry.text) for entry in contents.attachments)
+    if contents.table.kind is Kind.ORDINARY:
+        # After the indexes: a partition's own ones are recognized when it is attached, others are made.
+        yield from _attachments(contents)
     yield tolerant(f"ALTER TABLE {_name(contents)} OWNER TO {identifier(contents.definition.owner)}")
     for entry in contents.grants:
         yield from map(tolerant, statements(entry.text))
     yield from map(tolerant, contents.publications)
 
 
+def _attachments(contents: TableContents) -> Iterator[str]:
+    """What makes a table that was gone a partition again."""
+    yield from (tolerant(entry.text) for entry in contents.attachments)
+
+
 def _late(contents: TableContents) -> Iterator[str]:
-    """What a table that was gone has to do with others: foreign keys, its indexes' place in partitioned ones."""
+    """What a table that was gone has to do with its partitioned one."""
+    yield from (tolerant(entry.text) for entry in contents.late if entry.kind not in _FOREIGN_KEYS)
+
+
+def _foreign_keys(contents: TableContents) -> Iterator[str]:
+    """The foreign keys of a table that was gone, with their comments."""
     for entry in contents.late:
-        yield _foreign_key(entry.text) if entry.kind == "FK CONSTRAINT" else tolerant(entry.text)
+        if entry.kind in _FOREIGN_KEYS:
+            yield _foreign_key(entry.text) if entry.kind == "FK CONSTRAINT" else tolerant(entry.text)
+
+
+def _if_parent(contents: TableContents, lines: list[str], *, gone: bool) -> Iterator[str]:
+    """Lines for a partition whose partitioned table was gone as well, or was not, or is none of the backup's."""
+    if not contents.attachments:
+        yield from lines if gone else ()
+    elif lines:
+        variable = f"cdc_gone_{contents.table.parents[0]}"
+        yield f"\\set cdc_parent_gone off\n\\if :{{?{variable}}}\n\\set cdc_parent_gone :{variable}\n\\endif\n"
+        yield "\\if :cdc_parent_gone\n" + ("" if gone else "\\else\n")
+        yield from lines
+        yield "\\endif\n"
 
 
 def _if_gone(contents: TableContents, lines: list[str]) -> Iterator[str]:
@@ -251,11 +322,11 @@ def _dependent(contents: DependentContents) -> str:
     """Make what hung on the tables where it cannot be found; where it cannot be made, say so and go on."""
     dependent = contents.dependent
     if dependent.kind == "table constraint":
-        body = _foreign_key_body(dependent.statement)
+        body = _foreign_key_body(dependent.statements[0]) + "".join(map(attempt, dependent.statements[1:]))
     elif contents.entries:
         body = _all_or_nothing(dependent.identity, "".join(map(_made, contents.entries)))
     else:
-        body = attempt(dependent.statement)
+        body = "".join(map(attempt, dependent.statements))
     return unless_there(dependent.kind, dependent.names, dependent.arguments, body)
 
 
@@ -264,6 +335,8 @@ def _made(entry: Entry) -> str:
     if entry.kind == "ACL":
         return "".join(map(attempt, statements(entry.text)))
     made = f"    EXECUTE {dollars(entry.text.strip())};\n"
+    if entry.kind == "MATERIALIZED VIEW" and entry.access_method:
+        made = f"    SET LOCAL default_table_access_method = {identifier(entry.access_method)};\n{made}"
     if entry.kind in _OWNED and entry.owner:
         # What a DROP calls the object is what an ALTER calls it; pg_restore does it so as well.
         what = entry.drop_statement.strip().removeprefix("DROP ").removesuffix(";")

@@ -1,0 +1,122 @@
+"""What the server tells: the database, its CDC tables, the rights, the clients that serve it, the drill's place."""
+
+from collections.abc import Generator
+
+from backup.errors import CDCBackupError, DatabaseError, UsageError
+from backup.postgres.clients import find_clients
+from backup.postgres.database import Database
+from backup.postgres.embedded import embedded_binaries
+from backup.postgres.scratch import _may_create as may_create
+from backup.postgres.snapshot import Snapshot, take_snapshot
+from backup.report import plural, size
+from backup.result import Finding, Health
+from backup.settings import Settings
+
+_NAMED = 10
+"""So many tables are told one by one, the largest: more would not stay on one screen."""
+
+
+def look_at_server(database: Database, settings: Settings) -> Generator[Finding, None, int | None]:
+    """Each of these; returns the bytes of the CDC tables, or None where they are not known."""
+    try:
+        with database.connect() as connection:
+            version = connection.info.parameter_status("server_version") or "0"
+    except DatabaseError as error:
+        yield _missing("database", error, f"Start the server, or correct what {database.source} says.")
+        return None
+    yield Finding(
+        check="database",
+        health=Health.OK,
+        detail=f"{database}, PostgreSQL {version.split()[0]}; named by {database.source}",
+    )
+    total = None
+    try:
+        with take_snapshot(
+            database,
+            prefix=settings.prefix,
+            schemas=settings.schemas,
+            names=(),
+            lock_timeout=settings.lock_timeout,
+        ) as snapshot:
+            total = sum(count.bytes for count in snapshot.counts.values())
+    except CDCBackupError as error:
+        yield _missing("tables", error)
+    else:
+        yield _tables(snapshot, database, settings)
+        if snapshot.tables:
+            yield Finding(
+                check="rights",
+                health=Health.OK,
+                detail=f"{database.user} may read all of them, and row security hides no row",
+            )
+    try:
+        clients = find_clients(database, version)
+        yield Finding(
+            check="clients", health=Health.OK, detail=f"pg_dump and psql {clients.version} in {clients.folder}"
+        )
+    except CDCBackupError as error:
+        yield _missing("clients", error)
+    yield _drill(database, settings)
+    return total
+
+
+def _tables(snapshot: Snapshot, database: Database, settings: Settings) -> Finding:
+    where = "any schema" if settings.schemas == "*" else f"the schemas {', '.join(settings.schemas)}"
+    absent = [f"the schema {schema} of backup.schemas does not exist" for schema in snapshot.missing_schemas]
+    if not snapshot.tables:
+        return Finding(
+            check="tables",
+            health=Health.WARNING,
+            detail="\n".join([f"no table begins with {settings.prefix!r} in {where}", *absent]),
+            remedy="Nothing would be backed up. Correct backup.prefix or backup.schemas if there should be some.",
+        )
+    counts = snapshot.counts
+    largest = sorted((t for t in snapshot.tables if t.oid in counts), key=lambda table: -counts[table.oid].bytes)
+    lines = [f"{t}: {plural(counts[t.oid].rows, 'row')}, {size(counts[t.oid].bytes)}" for t in largest[:_NAMED]]
+    lines += [f"and {len(largest) - _NAMED:,} smaller ones"] if len(largest) > _NAMED else []
+    rows = sum(count.rows for count in counts.values())
+    total = sum(count.bytes for count in counts.values())
+    summary = f"{plural(len(snapshot.tables), 'CDC table')} with {plural(rows, 'row')}, {size(total)}"
+    return Finding(
+        check="tables",
+        health=Health.WARNING if absent else Health.OK,
+        detail="\n".join([summary, *lines, *absent]),
+        remedy="Correct backup.schemas." if absent else "",
+    )
+
+
+def _drill(database: Database, settings: Settings) -> Finding:
+    """Where a session would be proven, by the same rule as for the proof itself."""
+    if not settings.drill:
+        return Finding(
+            check="drill",
+            health=Health.WARNING,
+            detail="switched off: nobody would know whether a session can be restored",
+            remedy="Set backup.drill to on.",
+        )
+    try:
+        where = settings.scratch
+        if where == "auto":
+            where = "server" if may_create(database) else "embedded"
+        if where == "embedded":
+            embedded_binaries()
+            place = "an embedded server on this machine"
+        else:
+            host = database if where == "server" else Database.from_url(where, "backup.scratch")
+            if not may_create(host):
+                return Finding(
+                    check="drill",
+                    health=Health.MISSING,
+                    detail=f"{host.user} may create no database on {host.host}",
+                    remedy=f'alter role "{host.user}" createdb; or set backup.scratch to auto',
+                )
+            place = f"{'the same server' if where == 'server' else 'the server of backup.scratch'} ({host.host})"
+    except UsageError as error:
+        return _missing("drill", error, error.remedy)
+    except CDCBackupError as error:
+        return _missing("drill", error)
+    return Finding(check="drill", health=Health.OK, detail=f"a session would be proven on {place}")
+
+
+def _missing(check: str, error: CDCBackupError, remedy: str = "") -> Finding:
+    return Finding(check=check, health=Health.MISSING, detail=error.what, remedy=error.remedy or remedy)

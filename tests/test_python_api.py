@@ -1,0 +1,103 @@
+"""What a Python program imports: the same orchestration, with values and exceptions in place of exit codes."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import backup
+from backup.cdc_backup import CDCBackup
+from backup.errors import BackupError, CDCBackupError, DestroyedError, ExitCode, UsageError
+from backup.migration.command import MigrationCommand
+from backup.postgres.embedded import Server
+from tests.chain import MARK, Project, new_project, psql
+from tests.sessions import rows
+
+
+@pytest.fixture
+def project(embedded_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """A project that this very process works in."""
+    with new_project(embedded_server, tmp_path / "project") as made:
+        monkeypatch.chdir(made.folder)
+        monkeypatch.setenv("DATABASE_URL", made.database.url)
+        yield made
+
+
+def test_a_backup_returns_the_files_that_bring_the_tables_back(project: Project, tmp_path: Path) -> None:
+    custom = tmp_path / "custom" / "path"
+    files = CDCBackup(str(custom)).run_backup(interactive=False)
+    assert [file.name for file in files] == ["_cdc_roles.sql", "_cdc_users.sql"]
+    assert {file.parent.parent for file in files} == {custom}
+    project.database.execute("drop table _cdc_users, _cdc_roles")
+    for file in files:
+        assert project.database.psql(f"--file={file}").returncode == 0
+    assert rows(project.database, "_cdc_roles") == ["(1,admin)", "(2,editor)"]
+    assert len(rows(project.database, "_cdc_users")) == 3
+
+
+def test_a_path_may_be_a_path_and_a_relative_one_starts_at_the_current_folder(project: Project) -> None:
+    (users,) = CDCBackup(Path("here")).run_backup(["_cdc_users"])
+    assert users.is_relative_to(project.folder.resolve() / "here")
+
+
+def test_without_a_path_the_configuration_says_where(project: Project) -> None:
+    files = CDCBackup().run_backup()
+    assert {file.parent for file in files} == set(project.published)
+
+
+def test_nothing_to_back_up_is_an_empty_list(project: Project) -> None:
+    project.database.execute("drop table _cdc_users, _cdc_roles, _cdc_empty")
+    assert CDCBackup().run_backup() == []
+    assert project.sessions == []
+
+
+def test_switched_off_is_an_empty_list(project: Project) -> None:
+    project.configure(enabled=False)
+    assert CDCBackup().run_backup() == []
+    assert project.sessions == []
+
+
+def test_what_goes_wrong_is_an_exception_that_knows_its_exit_code(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        CDCBackup().run_backup(["_cdc_gone"])
+    assert refused.value.exit_code is ExitCode.USAGE
+    monkeypatch.setenv("DATABASE_URL", "postgresql://postgres@127.0.0.1:1/shop")
+    with pytest.raises(BackupError) as failed:
+        CDCBackup().run_backup()
+    assert failed.value.exit_code is ExitCode.BACKUP
+    assert isinstance(failed.value, CDCBackupError)
+    assert failed.value.what in str(failed.value)
+    assert project.sessions == []
+
+
+def test_a_migration_around_which_a_program_puts_the_chain_raises_what_it_destroyed(project: Project) -> None:
+    cdc = CDCBackup("elsewhere")
+    drop = MigrationCommand(argv=psql(project, "truncate _cdc_users"), directory=project.folder)
+    mark = MigrationCommand(argv=MARK, directory=project.folder)
+    with pytest.raises(DestroyedError) as destroyed:
+        cdc.run_safe([drop, mark], ask=False)
+    assert project.migrated
+    assert "public._cdc_users (emptied)" in str(destroyed.value)
+    (advised,) = (line for line in str(destroyed.value).splitlines() if line.startswith("  cdc-backup restore"))
+    assert project.run(*advised.split()).code == 0
+    assert len(rows(project.database, "_cdc_users")) == 3
+
+
+def test_a_backup_runs_in_a_thread_too(project: Project) -> None:
+    done: list[Path] = []
+    thread = threading.Thread(target=lambda: done.extend(CDCBackup().run_backup()))
+    thread.start()
+    thread.join()
+    assert len(done) == 2
+    assert {file.parent for file in done} == set(project.published)
+
+
+def test_the_package_offers_the_class_and_the_errors_and_its_types() -> None:
+    assert backup.CDCBackup is CDCBackup
+    for name in backup.__all__:
+        assert getattr(backup, name)
+    assert {"CDCBackup", "CDCBackupError", "ExitCode"} <= set(backup.__all__)
+    assert Path(str(backup.__file__)).with_name("py.typed").exists()

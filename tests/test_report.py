@@ -1,0 +1,151 @@
+"""What a person sees: names as they are, progress when it takes longer, paths that can be copied."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+
+from backup.postgres.embedded import Server
+from tests.chain import CDC_BACKUP, PATIENCE, Project, end, new_project, pretend_clients, psql
+
+NAMES = {
+    "_cdc_\x1b[31mred": "_cdc_\\x1b[31mred",
+    "_cdc_[bold]markup[/]": "_cdc_[bold]markup[/]",
+    "_cdc_:smile:": "_cdc_:smile:",
+    "_cdc_\r\nAll is well.": "_cdc_\\r\\nAll is well.",
+    "_cdc_\u202eleft": "_cdc_\\u202eleft",
+    "_cdc_Größe ❯": "_cdc_Größe ❯",
+}
+"""Names of tables, and how they are shown."""
+
+
+@pytest.fixture
+def project(embedded_server: Server, tmp_path: Path) -> Iterator[Project]:
+    """A project with three CDC tables on the embedded server."""
+    with new_project(embedded_server, tmp_path / "project") as made:
+        yield made
+
+
+def named(project: Project, statement: str) -> list[str]:
+    """The statement for each of the names."""
+    return [sql.SQL(statement).format(sql.Identifier(name)).as_string() for name in NAMES]
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["in a file", "on a terminal"])
+def test_what_a_name_holds_is_shown_and_not_obeyed(project: Project, terminal: bool) -> None:
+    for statement in named(project, "create table {} (id integer)"):
+        project.database.execute(statement)
+    strike = project.folder / "strike.sh"
+    strike.write_text(f"exec {shlex.join(psql(project, *named(project, 'drop table {}')))}\n")
+    argv = ("run-safe", "--yes", "--", "sh", "strike.sh")
+    if terminal:
+        with project.terminal(CDC_BACKUP, *argv, columns=200) as shown:
+            code, said = end(shown)
+    else:
+        ended = project.cdc(*argv)
+        code, said = ended.code, ended.stdout
+        assert "\x1b" not in said
+    assert code == 6, said
+    assert "All is well." not in [line.strip() for line in said.splitlines()]
+    assert "\x1b[31m" not in said.replace("\x1b[1;31m", "")
+    for name in NAMES.values():
+        # the table of what is at risk, what has no file, the verdict, and what was destroyed
+        assert said.count(f"public.{name}") >= 4, name
+
+
+def test_a_path_is_one_line_however_long_it_is(project: Project) -> None:
+    deep = project.folder.joinpath(*(f"a rather long name of a folder {n}" for n in range(9)))
+    project.configure(path=str(deep))
+    ended = project.cdc("backup")
+    assert ended.code == 0, ended.said
+    (session,) = deep.iterdir()
+    assert f"into {session}\n" in ended.stdout
+
+
+def test_a_narrow_terminal_does_not_cut_paths_and_names(project: Project) -> None:
+    deep = project.folder.joinpath(*(f"folder-{n}" for n in range(9)))
+    project.configure(path=str(deep))
+    with project.terminal(CDC_BACKUP, "backup", columns=40) as shown:
+        code, said = end(shown)
+    assert code == 0
+    (session,) = deep.iterdir()
+    assert str(session) in said
+    assert "public._cdc_users" in said
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_a_log_has_neither_colours_nor_drawings_whatever_ci_wishes(project: Project, variable: str) -> None:
+    given = project.environment(**{variable: "1"})
+    del given["NO_COLOR"]
+    ended = project.cdc("backup", environment=given)
+    assert ended.code == 0
+    assert "\x1b" not in ended.said
+
+
+class SlowDump:
+    """Clients whose pg_dump waits until it is let go."""
+
+    def __init__(self, folder: Path) -> None:
+        self._gate = folder / "gate"
+        os.mkfifo(self._gate)
+        gate = shlex.quote(str(self._gate))
+        self.path = pretend_clients(folder / "clients", pg_dump=f'read let_go <{gate}; real "$@"')
+
+    def let_go(self) -> None:
+        """Let pg_dump do its work."""
+        self._gate.write_text("now\n")
+
+
+def test_without_a_terminal_what_takes_longer_is_told_in_lines(project: Project, tmp_path: Path) -> None:
+    dump = SlowDump(tmp_path)
+    with subprocess.Popen(
+        (CDC_BACKUP, "backup"),
+        cwd=project.folder,
+        env=project.environment(PATH=dump.path),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("Backing up: ") and " of about " in line for line in lines)
+        dump.let_go()
+        rest = "".join(lines)
+        assert process.wait(timeout=PATIENCE) == 0
+    assert "Backed up 5 rows of 2 tables" in rest
+    assert "\x1b" not in rest
+
+
+def test_on_a_terminal_what_takes_longer_has_a_bar_that_goes_again(project: Project, tmp_path: Path) -> None:
+    dump = SlowDump(tmp_path)
+    with project.terminal(CDC_BACKUP, "backup", environment=project.environment(PATH=dump.path)) as shown:
+        shown.expect("Backing up .*0:00:0")
+        dump.let_go()
+        code, said = end(shown)
+    assert code == 0
+    assert "\x1b[2K" in said, "the bar was not removed"
+    assert "Backed up 5 rows of 2 tables" in said.rpartition("\x1b[2K")[2]
+
+
+def test_with_json_progress_is_on_stderr(project: Project, tmp_path: Path) -> None:
+    dump = SlowDump(tmp_path)
+    with subprocess.Popen(
+        (CDC_BACKUP, "backup", "--json"),
+        cwd=project.folder,
+        env=project.environment(PATH=dump.path),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        assert any(line.startswith("Backing up: ") for line in iter(process.stderr.readline, ""))
+        dump.let_go()
+        stdout, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert stdout.startswith('{"status": "backed up"')
+    assert stdout.count("\n") == 1

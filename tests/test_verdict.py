@@ -1,0 +1,250 @@
+"""The verdict: what a command did to the CDC tables, read from the database, and the way back that is printed."""
+
+import itertools
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup.migration.verdict import Change
+from backup.postgres.embedded import DISPOSABLE, Server, start_server
+from tests.chain import INVOKE, TABLES, TASKS, Project, new_project, psql
+from tests.servers import FreshDatabase
+from tests.sessions import rows
+
+ENDS = itertools.cycle(["", "exit 3"])
+"""Every other command of the table below fails after its work was done: that saves nobody the verdict."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strike:
+    """What a migration does to `_cdc_users`, the verdict on that, and the rows that are left."""
+
+    name: str
+    statements: tuple[str, ...]
+    change: Change
+    left: int | None
+    detail: str = ""
+    end: str = ""
+
+
+STRIKES = [
+    Strike(name=name, statements=statements, change=change, left=left, detail=detail, end=next(ENDS))
+    for name, statements, change, left, detail in (
+        ("DROP", ("drop table _cdc_users",), Change.DROPPED, None, ""),
+        ("DROP CASCADE of its schema", ("drop schema public cascade",), Change.DROPPED, None, ""),
+        ("TRUNCATE", ("truncate _cdc_users",), Change.EMPTIED, 0, ""),
+        ("TRUNCATE CASCADE of another table", ("truncate users cascade",), Change.EMPTIED, 0, ""),
+        ("DELETE of all", ("delete from _cdc_users",), Change.EMPTIED, 0, ""),
+        ("DELETE of one", ("delete from _cdc_users where id = 2",), Change.ROWS_LOST, 2, "1 fewer"),
+        ("DROP COLUMN", ("alter table _cdc_users drop note",), Change.COLUMNS_LOST, 3, "note is gone"),
+        (
+            "ALTER TYPE",
+            ("alter table _cdc_users alter name type varchar(2) using left(name, 2)",),
+            Change.COLUMNS_LOST,
+            3,
+            "name was text and is character varying(2)",
+        ),
+        (
+            "a column dropped and made again",
+            ("alter table _cdc_users drop note", "alter table _cdc_users add note text"),
+            Change.COLUMNS_LOST,
+            3,
+            "note is gone",
+        ),
+        ("RENAME", ("alter table _cdc_users rename to people",), Change.RENAMED, 3, "it is public.people now"),
+        (
+            "SET SCHEMA",
+            ("create schema attic", "alter table _cdc_users set schema attic"),
+            Change.RENAMED,
+            3,
+            "it is attic._cdc_users now",
+        ),
+        (
+            "RENAME and TRUNCATE",
+            ("alter table _cdc_users rename to people", "truncate people"),
+            Change.EMPTIED,
+            0,
+            "it is public.people now",
+        ),
+        (
+            "DELETE and DROP COLUMN",
+            ("delete from _cdc_users where id = 2", "alter table _cdc_users drop note"),
+            Change.ROWS_LOST,
+            2,
+            "1 fewer, note is gone",
+        ),
+        (
+            "renamed, and another made under its name",
+            ("alter table _cdc_users rename to old", "create table _cdc_users (id integer)"),
+            Change.RENAMED,
+            3,
+            "it is public.old now",
+        ),
+        (
+            "DROP and CREATE",
+            ("drop table _cdc_users", "create table _cdc_users (id integer primary key, name text, note text)"),
+            Change.REPLACED,
+            0,
+            "another table has its name now",
+        ),
+        (
+            "DROP and CREATE with as many rows",
+            (
+                "create table copy as table _cdc_users",
+                "drop table _cdc_users",
+                "alter table copy rename to _cdc_users",
+            ),
+            Change.REPLACED,
+            3,
+            "another table has its name now",
+        ),
+        ("nothing", ("select 1",), Change.UNTOUCHED, 3, ""),
+        ("more rows", ("insert into _cdc_users values (4, 'joe')",), Change.UNTOUCHED, 4, "1 rows more"),
+        ("a column more", ("alter table _cdc_users add more text default 'x'",), Change.UNTOUCHED, 3, ""),
+        ("a column renamed", ("alter table _cdc_users rename note to remark",), Change.UNTOUCHED, 3, ""),
+        (
+            "rewritten",
+            ("alter table _cdc_users set unlogged", "vacuum full _cdc_users"),
+            Change.UNTOUCHED,
+            3,
+            "",
+        ),
+    )
+]
+
+REFERRING = TABLES.replace("note text);", "note text, of integer default 1 references users);").replace(
+    "insert into _cdc_users", "insert into users values (1); insert into _cdc_users (id, name, note)"
+)
+
+
+@pytest.fixture
+def project(embedded_server: Server, tmp_path: Path) -> Iterator[Project]:
+    """A project with three CDC tables on the embedded server."""
+    with new_project(embedded_server, tmp_path / "project") as made:
+        yield made
+
+
+def on(verdicts: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The verdict on one table."""
+    (verdict,) = (verdict for verdict in verdicts if verdict["name"] == name)
+    return verdict
+
+
+@pytest.mark.parametrize("strike", STRIKES, ids=lambda strike: strike.name)
+def test_the_verdict_is_what_the_database_holds_whatever_the_commands_exit_code(
+    embedded_server: Server, tmp_path: Path, strike: Strike
+) -> None:
+    tables = REFERRING if "users cascade" in strike.statements[0] else TABLES
+    with new_project(embedded_server, tmp_path / "project", tables) as project:
+        value, ended = project.json("run-safe", "--", *psql(project, *strike.statements, end=strike.end))
+        loss = strike.change is not Change.UNTOUCHED
+        assert ended.code == (6 if loss else 5 if strike.end else 0), ended.said
+        assert value["migration"]["exit_code"] == (3 if strike.end else 0)
+        assert on(value["verdict"], "_cdc_users") == {
+            "schema": "public",
+            "name": "_cdc_users",
+            "change": strike.change,
+            "rows_before": 3,
+            "rows_after": strike.left,
+        }
+        (line,) = (line for line in ended.stderr.splitlines() if line.startswith(f"public._cdc_users  {strike.change}"))
+        assert line.rstrip().endswith(strike.detail)
+        assert ("It also failed" in value["message"]) == bool(loss and strike.end)
+        if "cascade of its schema" not in strike.name.lower():
+            assert on(value["verdict"], "_cdc_roles")["change"] == "untouched"
+
+
+def test_a_server_that_is_gone_leaves_a_verdict_of_unknown_and_that_is_a_loss(
+    embedded_server: Server, tmp_path: Path
+) -> None:
+    with start_server(embedded_server.binaries, settings=DISPOSABLE) as server:
+        project = Project(folder=tmp_path, database=FreshDatabase(server=server, name="postgres"))
+        project.database.execute(TABLES)
+        project.configure()
+        pid = (server.data / "postmaster.pid").read_text().split()[0]
+        stop = f"kill -QUIT {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.05; done"
+        value, ended = project.json("run-safe", "--", "sh", "-c", stop)
+        assert ended.code == 6, ended.said
+        assert {verdict["change"] for verdict in value["verdict"]} == {"unknown"}
+        assert on(value["verdict"], "_cdc_users")["rows_before"] == 3
+        assert on(value["verdict"], "_cdc_users")["rows_after"] is None
+        assert len(ended.advised) == 1
+        beside = project.published[0].with_name(f"{project.published[0].name}.verdict.json")
+        assert json.loads(beside.read_text())["destroyed"]["public._cdc_users"] == "unknown"
+
+
+BACK = {
+    "dropped": ("drop table _cdc_users",),
+    "its trigger's table dropped": ("drop table users cascade", "drop table _cdc_users, _cdc_roles, _cdc_empty"),
+    "emptied": ("truncate _cdc_users, _cdc_roles",),
+    "rows lost": ("delete from _cdc_users where id = 2",),
+    "replaced": ("drop table _cdc_users", "create table _cdc_users (id integer primary key, name text, note text)"),
+}
+
+
+@pytest.mark.parametrize("statements", BACK.values(), ids=BACK.keys())
+def test_the_command_that_is_printed_brings_everything_back(project: Project, statements: tuple[str, ...]) -> None:
+    before = contents(project)
+    ended = project.cdc("run-safe", "--", *psql(project, *statements))
+    assert ended.code == 6, ended.said
+    assert contents(project) != before
+    (advised,) = ended.advised
+    assert advised[0] == "cdc-backup"
+    assert project.run(*advised).code == 0
+    assert contents(project) == before
+
+
+def test_who_uses_invoke_is_told_a_command_of_invoke(project: Project) -> None:
+    (project.folder / "tasks.py").write_text(TASKS)
+    before = contents(project)
+    ended = project.run(INVOKE, "migration.run-safe", "--", *psql(project, "drop table _cdc_users"))
+    assert ended.code == 6, ended.said
+    (advised,) = ended.advised
+    assert advised[:2] == ("invoke", "migration.restore")
+    assert project.run(*advised).code == 0
+    assert contents(project) == before
+
+
+def test_the_command_that_is_printed_finds_the_session_of_another_configuration(project: Project) -> None:
+    other = project.folder / "other configuration.yml"
+    other.write_text("backup: {drill: off, path: elsewhere, url_variable: SHOP_URL}\n")
+    given = project.environment(SHOP_URL=project.database.url, DATABASE_URL="postgresql://postgres@127.0.0.1:1/no")
+    before = contents(project)
+    drop = ("sh", "-c", shlex.join(psql(project, "drop table _cdc_users")).replace("$DATABASE_URL", "$SHOP_URL"))
+    ended = project.cdc("run-safe", "--config", other.name, "--", *drop, environment=given)
+    assert ended.code == 6, ended.said
+    (advised,) = ended.advised
+    assert project.run(*advised, environment=given).code == 0
+    assert contents(project) == before
+
+
+def test_what_cannot_go_back_into_its_place_is_brought_back_beside_it(project: Project) -> None:
+    """Columns that are gone, a table under another name: each table has its own way, and each works."""
+    strike = psql(
+        project,
+        "alter table _cdc_users drop note",
+        "drop table _cdc_roles",
+        "alter table _cdc_empty rename to nothing",
+    )
+    ended = project.cdc("run-safe", "--", *strike)
+    assert ended.code == 6, ended.said
+    back, aside = ended.advised
+    assert back[-2:] == ("--table", "public._cdc_roles")
+    assert aside[-2:] == ("--table", "public._cdc_users")
+    assert "ALTER TABLE" in ended.said
+    assert project.run(*back).code == 0
+    assert rows(project.database, "_cdc_roles") == ["(1,admin)", "(2,editor)"]
+    assert project.run(*aside).code == 0
+    (schema,) = (name for (name,) in project.database.rows("select nspname from pg_namespace") if "restored_" in name)
+    assert project.database.rows(f'select note from "{schema}"._cdc_users order by id') == [("ü",), ("",), (None,)]
+
+
+def contents(project: Project) -> dict[str, list[str]]:
+    """The CDC tables and their rows."""
+    found = project.database.rows("select relname from pg_class where relkind = 'r' and starts_with(relname, '_cdc_')")
+    return {name: rows(project.database, name) for (name,) in found}
