@@ -27,6 +27,7 @@ def restore_into(
     plan_only: bool,
     even_renamed: bool,
     ask: bool,
+    lock_timeout: float,
     report: Report,
     result: Result,
 ) -> None:
@@ -38,7 +39,7 @@ def restore_into(
     with ExitStack() as held:
         try:
             _hold(held, session, report)
-            _restore(database, session, chosen, mode, plan_only, even_renamed, ask, report, result)
+            _restore(database, session, chosen, mode, plan_only, even_renamed, ask, lock_timeout, report, result)
         except (RestoreError, UsageError, DeclinedError):
             raise
         except CDCBackupError as error:
@@ -65,6 +66,7 @@ def _restore(
     plan_only: bool,
     even_renamed: bool,
     ask: bool,
+    lock_timeout: float,
     report: Report,
     result: Result,
 ) -> None:
@@ -86,6 +88,7 @@ def _restore(
             mode=mode,
             oids=frozenset(table.oid for table in chosen),
             fingerprints=_fingerprints(session, drill),
+            lock_timeout=lock_timeout,
         )
     for table in plan:
         table.done = done.get(table.saved.oid, Restored(added=0, differ=0, removed=0))

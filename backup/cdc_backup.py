@@ -192,6 +192,7 @@ class CDCBackup:
             plan_only=plan_only or self._dry,
             even_renamed=even_renamed,
             ask=ask,
+            lock_timeout=self.settings.lock_timeout,
             report=self._report,
             result=self.result,
         )

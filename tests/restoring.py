@@ -63,6 +63,7 @@ def bring_back(
         plan_only=plan_only,
         even_renamed=even_renamed,
         ask=False,
+        lock_timeout=10.0,
         report=Report(),
         result=result,
     )

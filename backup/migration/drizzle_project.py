@@ -152,6 +152,8 @@ def _read_credentials(kit: Kit, config: Path, directory: Path, environment: Mapp
             # neither version's loader keeps a copy of what it read
             environment={**environment, "JITI_FS_CACHE": "false", "TSX_DISABLE_CACHE": "1"},
             cwd=directory,
+            # whatever interrupts us ends Node's child as well
+            start_new_session=True,
         )
     try:
         credentials = json.loads(finished.stdout)

@@ -1,6 +1,7 @@
 """A database: how to reach it, for psycopg and for PostgreSQL's own programs."""
 
 import os
+import string
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -107,11 +108,13 @@ class Database:
         environment["PGAPPNAME"] = APPLICATION_NAME
         if password := parameters.get("password"):
             # For every server, because it was found for this one already: no rule of a passfile must match again.
-            escaped = _one_line(password).replace("\\", r"\\").replace(":", r"\:")
+            escaped = _whole(password, cut_off="\r").replace("\\", r"\\").replace(":", r"\:")
             environment["PGPASSFILE"] = str(private_file(f"*:*:*:*:{escaped}\n"))
         secrets = {k: v for k, v in parameters.items() if k in _SECRETS and k not in variables}
         if secrets:
-            lines = "".join(f"{keyword}={_one_line(value)}\n" for keyword, value in sorted(secrets.items()))
+            lines = "".join(
+                f"{keyword}={_whole(value, cut_off=string.whitespace)}\n" for keyword, value in sorted(secrets.items())
+            )
             environment["PGSERVICEFILE"] = str(private_file(f"[{APPLICATION_NAME}]\n{lines}"))
             environment["PGSERVICE"] = APPLICATION_NAME
         return environment
@@ -143,28 +146,25 @@ class Database:
 
         A name can lead to another server the next time, several names even more so; the snapshot is on one.
         """
-        first = {"connect_timeout": "10", **self.parameters}
-        with self._opened(first) as connection:
-            problem = why_not_ours(connection, lambda: self._opened(first))
-            if problem:
-                raise DatabaseError(
-                    f"{self} is behind a connection pooler, and the session there is not ours alone: {problem}.",
-                    untouched="Nothing was read or changed.",
-                    remedy=f"Put the address of the database itself (mostly port 5432), or of a pool in session mode "
-                    f"with connections to spare, into {self.source}, or into another variable that "
-                    "backup.url_variable names.",
-                )
+        with self._opened({"connect_timeout": "10", **self.parameters}) as connection:
+            info = connection.info
             used = {o.keyword.decode(): o.val.decode() for o in connection.pgconn.info if o.val}
-            used["port"] = str(connection.info.port)
+            used.pop("service", None)
+            found = {"port": str(info.port), "hostaddr": info.hostaddr, "password": info.password}
             # A server that only hostaddr names has no name to verify.
-            if "host" in used or connection.info.host != connection.info.hostaddr:
-                used["host"] = connection.info.host
-            if connection.info.hostaddr:
-                used["hostaddr"] = connection.info.hostaddr
-            if connection.info.password:
-                used["password"] = connection.info.password
-        used.pop("service", None)
-        return used
+            if "host" in used or info.host != info.hostaddr:
+                found["host"] = info.host
+            reached = used | {keyword: value for keyword, value in found.items() if value}
+            problem = why_not_ours(connection, lambda: self._opened(reached))
+        if problem:
+            raise DatabaseError(
+                f"{self} is behind a connection pooler, and the session there is not ours alone: {problem}.",
+                untouched="Nothing was read or changed.",
+                remedy="Put the address of the database itself (mostly port 5432), or of a pool in session mode "
+                f"with connections to spare, into {self.source}, or into another variable that "
+                "backup.url_variable names.",
+            )
+        return reached
 
     @contextmanager
     def _opened(self, parameters: Mapping[str, str], **options: Any) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
@@ -191,12 +191,13 @@ def _variables() -> dict[str, str]:
     return {o.keyword.decode(): o.envvar.decode() for o in pq.Conninfo.get_defaults() if o.envvar}
 
 
-def _one_line(secret: str) -> str:
-    """The secret, if it can stand in libpq's files: they are read line by line, blanks at the end cut off."""
-    if "\n" in secret or secret.endswith("\r"):
+def _whole(secret: str, *, cut_off: str) -> str:
+    """The secret, if it can stand in a file that libpq reads line by line, cutting off such characters at the end."""
+    if "\n" in secret or secret.endswith(tuple(cut_off)):
         raise UsageError(
-            "The password holds a line break, which the files that PostgreSQL's programs read cannot hold.",
+            "The password holds a line break, or that of the key ends in a blank: the files in which PostgreSQL's "
+            "programs get it cannot hold that.",
             untouched="Nothing was read or changed.",
-            remedy="Give the role another password.",
+            remedy="Choose another password.",
         )
     return secret

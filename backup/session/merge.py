@@ -135,7 +135,9 @@ def merge(contents: TableContents) -> str:
     missing = _missing_by_key(table) if table.key else _missing_by_row(table)
     return (
         _switches(table)
-        + f":cdc_off\n\\set cdc_differ 0\n\\set cdc_removed 0\n\\if :cdc_replace\n{_refuse_cascade(table)}"
+        + ":cdc_off\n"
+        + _let_in(table)
+        + f"\\set cdc_differ 0\n\\set cdc_removed 0\n\\if :cdc_replace\n{_refuse_cascade(table)}"
         + f"""\
 DELETE FROM ONLY {there} AS t WHERE {_surplus(table)};
 \\set cdc_removed :ROW_COUNT
@@ -155,7 +157,7 @@ INSERT INTO {there}{into} SELECT {columns} {_missing_by_row(table)};
 
 
 def _switches(table: Table) -> str:
-    """Statements, in psql variables, that switch off whatever would fire or hide rows, and on again."""
+    """Statements, in psql variables, that switch off whatever would fire, hide or refuse rows, and on again."""
     there = literal(identifier(table.schema, _PUT_ASIDE))
     name = literal(identifier(table.schema, table.name))
     return f"""\
@@ -176,7 +178,72 @@ FROM (
     UNION ALL
     SELECT 'NO FORCE ROW LEVEL SECURITY', 'FORCE ROW LEVEL SECURITY'
     FROM pg_catalog.pg_class WHERE oid = {there}::pg_catalog.regclass AND relforcerowsecurity
+    UNION ALL
+    -- What let rows stay that violate it must let them in again.
+    SELECT pg_catalog.format('DROP CONSTRAINT %I', conname),
+           pg_catalog.format('ADD CONSTRAINT %I %s', conname, pg_catalog.pg_get_constraintdef(oid))
+    FROM pg_catalog.pg_constraint
+    WHERE conrelid = {there}::pg_catalog.regclass AND contype IN ('c', 'f') AND NOT convalidated
+      AND conislocal AND conparentid = 0
 ) AS x (off, "on") \\gset
+"""
+
+
+def _let_in(table: Table) -> str:
+    """Let in rows whose foreign keys point to rows that are gone, of tables that are not restored with this one.
+
+    The constraint goes, and what brings it back, NOT VALID, adds up in the setting `cdc.again`.
+    """
+    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    return block(
+        f"""\
+    FOR key IN
+        SELECT c.conname, c.confrelid::pg_catalog.regclass AS other, pg_catalog.pg_get_constraintdef(c.oid) AS definition,
+               (SELECT pg_catalog.string_agg(pg_catalog.format('b.%I IS NOT NULL', a.attname), ' AND ')
+                FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)) AS given,
+               (SELECT pg_catalog.string_agg(pg_catalog.format('r.%I OPERATOR(%I.%s) b.%I', f.attname, s.nspname,
+                                                               o.oprname, a.attname), ' AND ')
+                FROM unnest(c.conkey, c.confkey, c.conpfeqop) AS k (conkey, confkey, operator)
+                JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.conkey
+                JOIN pg_catalog.pg_attribute AS f ON f.attrelid = c.confrelid AND f.attnum = k.confkey
+                JOIN pg_catalog.pg_operator AS o ON o.oid = k.operator
+                JOIN pg_catalog.pg_namespace AS s ON s.oid = o.oprnamespace) AS matches
+        FROM pg_catalog.pg_constraint AS c
+        WHERE c.conrelid = {literal(there)}::pg_catalog.regclass AND c.contype = 'f' AND c.conparentid = 0
+          AND c.confrelid <> c.conrelid
+          AND NOT EXISTS (SELECT FROM unnest(coalesce(nullif(pg_catalog.current_setting('cdc.tables', true), ''),
+                                                      '{{}}')::pg_catalog.text[]) AS t (name)
+                          WHERE pg_catalog.to_regclass(t.name) = c.confrelid)
+    LOOP
+        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS b WHERE %s AND NOT EXISTS (SELECT FROM %s AS r'
+                                  ' WHERE %s))', {literal(name)}, key.given, key.other, key.matches) INTO dangling;
+        IF dangling THEN
+            EXECUTE pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', {literal(there)}, key.conname);
+            PERFORM pg_catalog.set_config('cdc.again', pg_catalog.concat_ws(' ',
+                pg_catalog.current_setting('cdc.again', true),
+                pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT %I %s NOT VALID;', {literal(name)}, key.conname,
+                                  pg_catalog.regexp_replace(key.definition, ' NOT VALID$', ''))), true);
+            RAISE WARNING 'rows of % that this foreign key of % points to are gone, so it came back NOT VALID: %',
+                key.other, {literal(str(table))}, key.conname;
+        END IF;
+    END LOOP;
+""",
+        declarations="    key record;\n    dangling pg_catalog.bool;\n",
+    )
+
+
+def lock_all(tables: Sequence[Table]) -> str:
+    """Lock those of the tables that are there, in one go and before anything else, or refuse.
+
+    So a restore holds nobody up while it waits, nor for longer than `lock_timeout`.
+    """
+    names = ", ".join(f"({table.oid}, {literal(identifier(table.schema, table.name))})" for table in tables)
+    return f"""\
+SELECT coalesce('LOCK TABLE ONLY ' || pg_catalog.string_agg(c.oid::pg_catalog.regclass::pg_catalog.text, ', ONLY ')
+                || ' IN ACCESS EXCLUSIVE MODE;', '') AS cdc_lock
+FROM (VALUES {names}) AS t (oid, name) JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.name)
+WHERE t.oid IN (:cdc_chosen) AND c.relkind IN ('r', 'p') \\gset
+:cdc_lock
 """
 
 

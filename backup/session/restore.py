@@ -65,6 +65,7 @@ def restore_session(
     mode: RestoreMode,
     oids: frozenset[int],
     fingerprints: Mapping[int, str],
+    lock_timeout: float = 10.0,
 ) -> tuple[dict[int, Restored], str]:
     """Run `restore.sql` for the tables with these OIDs, in one transaction.
 
@@ -75,6 +76,7 @@ def restore_session(
         mode: what becomes of a table that is there.
         oids: the tables, by the OIDs that the manifest gives them.
         fingerprints: by OID, what the loaded rows must have.
+        lock_timeout: seconds to wait for each lock.
 
     Returns:
         What was done with each table that was touched, by OID, and what psql warned of.
@@ -85,6 +87,7 @@ def restore_session(
     # Set here too: where only the included file sets it, psql ends with 0 after an error in that.
     lines = ["\\set ON_ERROR_STOP on", f"\\set cdc_mode {mode}", "\\set cdc_report on"]
     lines.append(f"\\set cdc_schema {argument(restore_schema(session))}")
+    lines.append(f"\\set cdc_lock_timeout {int(lock_timeout * 1000)}")
     for table in session.manifest.tables:
         if table.oid not in oids:
             lines.append(f"\\set cdc_skip_{table.oid} on")

@@ -16,13 +16,14 @@ from backup.postgres.archive import Entry
 from backup.postgres.fingerprint import SETTINGS, fingerprint
 from backup.postgres.tables import Kind
 from backup.session.contents import Contents, DependentContents, NeedContents, TableContents
-from backup.session.merge import defer_keys, leave_aside, merge, put_aside, undefer_keys
+from backup.session.merge import defer_keys, leave_aside, lock_all, merge, put_aside, undefer_keys
 from backup.session.statements import (
     TOLERATED,
     argument,
     attempt,
     block,
     dollars,
+    forget_default_privileges,
     identifier,
     literal,
     one_line,
@@ -37,7 +38,11 @@ LOCK = 0x6364632D62617475
 _PREAMBLE = f"""\
 BEGIN READ WRITE;
 SET LOCAL statement_timeout = 0;
-SET LOCAL lock_timeout = 0;
+\\if :{{?cdc_lock_timeout}}
+\\else
+\\set cdc_lock_timeout 10000
+\\endif
+SET LOCAL lock_timeout = :cdc_lock_timeout;
 SET LOCAL idle_in_transaction_session_timeout = 0;
 SET LOCAL client_min_messages = warning;
 SET LOCAL client_encoding = 'UTF8';
@@ -71,6 +76,11 @@ CREATE SCHEMA IF NOT EXISTS :"cdc_schema";
 \\endif
 """
 
+_AGAIN = """\
+SELECT coalesce(pg_catalog.current_setting('cdc.again', true), '') AS cdc_again \\gset
+:cdc_again
+"""
+
 _QUIET_OR_WORTH_LESS = frozenset({"RULE", "POLICY", "TRIGGER", "SEQUENCE SET", "MATERIALIZED VIEW DATA"})
 """In a block: what may fail alone, and what would print a result that nobody wants to read."""
 
@@ -94,7 +104,7 @@ def restore_script(contents: Contents, files: dict[int, str], title: str) -> Ite
     yield from _defer(contents.tables)
     for table in contents.tables:
         yield "\n" + _unless_skipped([table.table.oid], _whole(table, files))
-    yield f"\n\\if :cdc_aside\n\\else\nSET CONSTRAINTS ALL IMMEDIATE;\n:cdc_on\n{undefer_keys()}"
+    yield f"\n\\if :cdc_aside\n\\else\nSET CONSTRAINTS ALL IMMEDIATE;\n:cdc_on\n{_AGAIN}{undefer_keys()}"
     yield from _hierarchies(contents.tables)
     for table in contents.tables:
         yield from _if_gone(table, [*_foreign_keys(table)])
@@ -138,18 +148,21 @@ def after_rows(contents: TableContents, dependents: Sequence[DependentContents])
     yield from _settle(contents)
     oid = contents.table.oid
     hanging = [d for d in dependents if oid in d.dependent.tables or oid == d.owner]
-    yield "\\if :{?cdc_session}\n\\else\n\\if :cdc_aside\n\\else\nSET CONSTRAINTS ALL IMMEDIATE;\n:cdc_on\n"
+    yield "\\if :{?cdc_session}\n\\else\n\\if :cdc_aside\n\\else\nSET CONSTRAINTS ALL IMMEDIATE;\n:cdc_on\n" + _AGAIN
     yield from _if_gone(contents, [*_late(contents), *_foreign_keys(contents)])
     yield from map(_dependent, hanging)
     yield "\\endif\nCOMMIT;\n\\endif\n"
 
 
 def _defer(tables: Sequence[TableContents]) -> Iterator[str]:
-    """Let foreign keys among the tables wait until all are back."""
+    """Lock the tables that are there, and let foreign keys among them wait until all are back."""
     yield "\\if :cdc_aside\n\\else\n\\set cdc_chosen 0\n"
     for table in tables:
         yield _unless_skipped([table.table.oid], [f"\\set cdc_chosen :cdc_chosen ',{table.table.oid}'\n"])
-    yield defer_keys([table.table for table in tables]) + "\\endif\n"
+    names = ", ".join(f"{literal(_name(table))}" for table in tables)
+    yield f"SELECT pg_catalog.set_config('cdc.tables', ARRAY[{names}]::pg_catalog.text[]::pg_catalog.text, true)"
+    yield " AS cdc_tables \\gset\n"
+    yield lock_all([table.table for table in tables]) + defer_keys([table.table for table in tables]) + "\\endif\n"
 
 
 def _unless_skipped(oids: Sequence[int], lines: Iterable[str]) -> str:
@@ -245,6 +258,7 @@ def _definition(entry: Entry) -> Iterator[str]:
     if entry.access_method:
         yield f"SET LOCAL default_table_access_method = {identifier(entry.access_method)};\n"
     yield entry.text
+    yield block(forget_default_privileges(identifier(entry.schema, entry.tag)))
     if entry.tablespace:
         yield "SET LOCAL default_tablespace = '';\n"
 
@@ -254,6 +268,8 @@ def _details(contents: TableContents) -> Iterator[str]:
     yield from map(_dependent, contents.functions_within)
     for entry in contents.details:
         yield tolerant(entry.text) if entry.kind in _QUIET_OR_WORTH_LESS else f"{entry.text.rstrip()}\n"
+        if entry.kind == "SEQUENCE":
+            yield block(forget_default_privileges(identifier(entry.schema, entry.tag)))
     yield from (f"{statement};\n" for statement in contents.statistics)
     if contents.table.kind is Kind.ORDINARY:
         # After the indexes: a partition's own ones are recognized when it is attached, others are made.
@@ -335,6 +351,8 @@ def _made(entry: Entry) -> str:
     if entry.kind == "ACL":
         return "".join(map(attempt, statements(entry.text)))
     made = f"    EXECUTE {dollars(entry.text.strip())};\n"
+    if entry.kind in ("SEQUENCE", "VIEW", "MATERIALIZED VIEW"):
+        made += forget_default_privileges(identifier(entry.schema, entry.tag))
     if entry.kind == "MATERIALIZED VIEW" and entry.access_method:
         made = f"    SET LOCAL default_table_access_method = {identifier(entry.access_method)};\n{made}"
     if entry.kind in _OWNED and entry.owner:

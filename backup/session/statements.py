@@ -33,6 +33,18 @@ def unless_there(kind: str, names: tuple[str, ...], arguments: tuple[str, ...], 
     )
 
 
+def forget_default_privileges(relation: str) -> str:
+    """Inside of a block: take away what ALTER DEFAULT PRIVILEGES grants on every new relation."""
+    return (
+        "    DECLARE\n    taken pg_catalog.text;\n    BEGIN\n"
+        "    FOR taken IN SELECT pg_catalog.format('REVOKE ALL ON TABLE %s FROM %s', c.oid::pg_catalog.regclass,\n"
+        "            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END)\n"
+        "        FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS a\n"
+        f"        WHERE c.oid = {literal(relation)}::pg_catalog.regclass AND a.grantee <> c.relowner LOOP\n"
+        "        EXECUTE taken;\n    END LOOP;\n    END;\n"
+    )
+
+
 def statements(text: str) -> list[str]:
     """The single statements of a text without strings, such as a list of GRANTs."""
     return [statement.strip() for statement in _STATEMENT.findall(text)]
