@@ -434,19 +434,20 @@ def test_the_file_with_the_password_goes_with_its_process_or_with_the_next(tmp_p
         f"print(private_file('s3cret').read_text(), flush=True)\n{end}"
     )
 
-    def run(program: str) -> str:
-        return subprocess.run(
+    def run(program: str) -> None:
+        done = subprocess.run(
             (sys.executable, "-c", program),
             env={**clean_environment(), "TMPDIR": str(tmp_path)},
             cwd=Path(__file__).parents[1],
             capture_output=True,
             encoding="utf-8",
             check=False,
-        ).stdout
+        )
+        assert done.stdout == "s3cret\n", done.stderr
 
-    assert run(program) == "s3cret\n"
+    run(program)
     assert len(list(tmp_path.iterdir())) == ("kill" in end)
-    assert run(program.removesuffix(end)) == "s3cret\n"
+    run(program.removesuffix(end))
     assert list(tmp_path.iterdir()) == []
 
 

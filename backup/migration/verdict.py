@@ -24,6 +24,7 @@ class Change(StrEnum):
     EMPTIED = "emptied"
     ROWS_LOST = "rows lost"
     COLUMNS_LOST = "columns lost"
+    DETACHED = "detached"
     UNTOUCHED = "untouched"
     UNKNOWN = "unknown"
 
@@ -95,6 +96,8 @@ def _compare(
         change = Change.COLUMNS_LOST
     elif moved:
         change = Change.RENAMED
+    elif set(before.parents) - set(same.parents):
+        change, details = Change.DETACHED, ["it is no partition or child of its table any more"]
     else:
         change, details = Change.UNTOUCHED, [f"{-fewer:,} rows more"] if fewer < 0 else []
     return Verdict(

@@ -287,7 +287,8 @@ def _refuse_by_hand(table: Table) -> str:
 def _refuse_missing(table: Table) -> str:
     return block(
         f"    IF EXISTS (SELECT {_missing_by_key(table)}) THEN\n"
-        f"        RAISE EXCEPTION '%', {literal(f'{table}: not all missing rows came back; {_UNCHANGED}')};\n    END IF;\n"
+        f"        RAISE EXCEPTION '%', {literal(f'{table}: not all missing rows came back; {_UNCHANGED}')};\n"
+        "    END IF;\n"
     )
 
 

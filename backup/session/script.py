@@ -105,6 +105,7 @@ def restore_script(contents: Contents, files: dict[int, str], title: str) -> Ite
     for table in contents.tables:
         yield "\n" + _unless_skipped([table.table.oid], _whole(table, files))
     yield f"\n\\if :cdc_aside\n\\else\nSET CONSTRAINTS ALL IMMEDIATE;\n:cdc_on\n{_AGAIN}{undefer_keys()}"
+    yield from map(_reattach, contents.tables)
     yield from _hierarchies(contents.tables)
     for table in contents.tables:
         yield from _if_gone(table, [*_foreign_keys(table)])
@@ -149,6 +150,7 @@ def after_rows(contents: TableContents, dependents: Sequence[DependentContents])
     oid = contents.table.oid
     hanging = [d for d in dependents if oid in d.dependent.tables or oid == d.owner]
     yield "\\if :{?cdc_session}\n\\else\n\\if :cdc_aside\n\\else\nSET CONSTRAINTS ALL IMMEDIATE;\n:cdc_on\n" + _AGAIN
+    yield _reattach(contents)
     yield from _if_gone(contents, [*_late(contents), *_foreign_keys(contents)])
     yield from map(_dependent, hanging)
     yield "\\endif\nCOMMIT;\n\\endif\n"
@@ -216,9 +218,10 @@ def _stage(contents: TableContents) -> Iterator[str]:
 def _settle(contents: TableContents) -> Iterator[str]:
     """Count the rows that were loaded, and make of them what the mode asks for."""
     table, rows = contents.table, contents.rows.count if contents.rows else 0
+    complaint = literal(f"{table}: not all of its {rows} rows were loaded; nothing was changed")
     yield block(
         f"    IF (SELECT pg_catalog.count(*) FROM ONLY {_name(contents)}) <> {rows} THEN\n"
-        f"        RAISE EXCEPTION '%', {literal(f'{table}: not all of its {rows} rows were loaded; nothing was changed')};\n"
+        f"        RAISE EXCEPTION '%', {complaint};\n"
         "    END IF;\n"
     )
     yield _prove(contents)
@@ -283,6 +286,23 @@ def _details(contents: TableContents) -> Iterator[str]:
 def _attachments(contents: TableContents) -> Iterator[str]:
     """What makes a table that was gone a partition again."""
     yield from (tolerant(entry.text) for entry in contents.attachments)
+
+
+def _reattach(contents: TableContents) -> str:
+    """Make a table that was there, but detached, a partition again."""
+    if not contents.attachments:
+        return ""
+    gone, what = _gone(contents), literal(f"attached again: {one_line(str(contents.table))}")
+    return (
+        f"\\if :{{?{gone}}}\n\\if :{gone}\n\\else\n"
+        + block(
+            "    IF NOT (SELECT relispartition FROM pg_catalog.pg_class"
+            f" WHERE oid = {literal(_name(contents))}::pg_catalog.regclass) THEN\n"
+            + "".join(attempt(entry.text) for entry in contents.attachments)
+            + f"    RAISE WARNING '%', {what};\n    END IF;\n"
+        )
+        + "\\endif\n\\endif\n"
+    )
 
 
 def _late(contents: TableContents) -> Iterator[str]:
