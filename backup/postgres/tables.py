@@ -26,12 +26,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column: its number in the table, which outlives a renaming, and what its values are."""
+    """A column: its number in the table, which outlives a renaming, and what its values are.
+
+    `generated` values are computed from others; `always` are identities that no UPDATE may set.
+    """
 
     number: int
     name: str
     type: str
     generated: bool
+    always: bool
     float: bool
 
 
@@ -140,7 +144,7 @@ with recursive base (oid, type) as (
     select t.oid, base.type from pg_type t join base on t.typbasetype = base.oid where t.typtype = 'd'
 )
 select a.attrelid::int8, a.attnum::int, a.attname::text, format_type(a.atttypid, a.atttypmod),
-       a.attgenerated <> '', exists (select from base where base.oid = a.atttypid)
+       a.attgenerated <> '', a.attidentity = 'a', exists (select from base where base.oid = a.atttypid)
 from pg_attribute a
 where a.attrelid = any(%s::oid[]) and a.attnum > 0 and not a.attisdropped
 order by a.attrelid, a.attnum
@@ -212,8 +216,10 @@ def _read(connection: Connection, which: LiteralString, parameters: dict[str, An
     with connection.cursor(row_factory=class_row(_Found)) as cursor:
         found = cursor.execute(which + _TABLES, parameters).fetchall()
     columns: dict[int, list[Column]] = {table.oid: [] for table in found}
-    for oid, number, name, type_, generated, float_ in connection.execute(_COLUMNS, [list(columns)]):
-        columns[oid].append(Column(number=number, name=name, type=type_, generated=generated, float=float_))
+    for oid, number, name, type_, generated, always, float_ in connection.execute(_COLUMNS, [list(columns)]):
+        columns[oid].append(
+            Column(number=number, name=name, type=type_, generated=generated, always=always, float=float_)
+        )
     return tuple(
         Table(
             oid=table.oid,

@@ -141,8 +141,8 @@ def merge(contents: TableContents) -> str:
         + f"""\
 DELETE FROM ONLY {there} AS t WHERE {_surplus(table)};
 \\set cdc_removed :ROW_COUNT
-INSERT INTO {there}{into} SELECT {columns} {_missing_by_row(table)};
-\\set cdc_added :ROW_COUNT
+{_overwrite(table)}INSERT INTO {there}{into} SELECT {columns} {missing};
+SELECT :ROW_COUNT + :cdc_overwritten AS cdc_added, :cdc_removed + :cdc_overwritten AS cdc_removed \\gset
 """
         + _refuse_difference(table, both_ways=True)
         + "\\else\n"
@@ -303,9 +303,24 @@ def _refuse_difference(table: Table, *, both_ways: bool) -> str:
     )
 
 
-def _surplus(table: Table) -> str:
-    """The condition of the rows of today, called `t`, that the backup has not, or has fewer of."""
+def _overwrite(table: Table) -> str:
+    """Make the rows that differ what the backup holds, in their place: others may point to them."""
     name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    settable = [c.name for c in table.columns if not c.generated and not c.always and c.name not in table.key]
+    if not table.key or not settable:
+        return "\\set cdc_overwritten 0\n"
+    values = ", ".join(f"{identifier(column)} = b.{identifier(column)}" for column in settable)
+    return (
+        f"UPDATE ONLY {there} AS t SET {values} FROM ONLY {name} AS b"
+        f" WHERE {_same_key(table)} AND {_row(table, 't')} <> {_row(table, 'b')};\n\\set cdc_overwritten :ROW_COUNT\n"
+    )
+
+
+def _surplus(table: Table) -> str:
+    """The condition of the rows of today, called `t`, that the backup has not, or, without a key, has fewer of."""
+    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    if table.key:
+        return f"NOT EXISTS (SELECT FROM ONLY {name} AS b WHERE {_same_key(table)})"
     return (
         "t.ctid IN (SELECT s.ctid"
         f" FROM (SELECT ctid, {_row(table)} AS r, row_number() OVER (PARTITION BY {_row(table)}) AS n"
