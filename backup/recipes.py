@@ -74,6 +74,8 @@ def _end(report: Report, result: Result, error: CDCBackupError) -> None:
 def _what_interrupted_leaves(result: Result) -> str:
     if result.ran:
         return "Interrupted after the migration had been started: look what it did before you go on."
+    if result.plan is not None:
+        return "Interrupted. A restore is one transaction, all or nothing: restore --dry-run says whether it is done."
     if result.session:
         return f"Interrupted. The session {result.session.path} is complete; no migration was started."
     return "Interrupted. No session was published, no migration was started; the database was only read."

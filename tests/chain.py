@@ -150,6 +150,23 @@ class Project:
         return value, ended
 
     @contextmanager
+    def started(self, *argv: str, environment: Mapping[str, str] | None = None) -> "Iterator[subprocess.Popen[str]]":
+        """Run a program without a terminal while the block runs; it does not outlive that."""
+        with subprocess.Popen(
+            argv,
+            cwd=self.folder,
+            env=self.environment() if environment is None else environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    @contextmanager
     def terminal(
         self, *argv: str, environment: Mapping[str, str] | None = None, columns: int = 120
     ) -> "Iterator[pexpect.spawn[str]]":

@@ -15,6 +15,7 @@ import pytest
 from psycopg import sql
 
 from backup.postgres.embedded import Server
+from tests.attending import Leash
 from tests.chain import (
     CDC_BACKUP,
     INVOKE,
@@ -208,24 +209,23 @@ def test_who_does_not_want_the_backup_gets_no_migration_either(project: Project,
     assert project.sessions == []
 
 
-def waiting_clients(folder: Path, program: Literal["pg_dump", "psql"]) -> tuple[str, Path]:
-    """Clients one of which opens a pipe and then takes for ever; the value for PATH, and the pipe."""
-    pipe, nobody = folder / "pipe", folder / "nobody"
-    os.mkfifo(pipe)
+def waiting_clients(folder: Path, program: Literal["pg_dump", "psql"]) -> tuple[str, Leash]:
+    """Clients one of which takes for ever; the value for PATH, and what tells that it has begun, and ended."""
+    leash, nobody = Leash(folder), folder / "nobody"
     os.mkfifo(nobody)
-    script = f"exec 3>{shlex.quote(str(pipe))}; read nothing <{shlex.quote(str(nobody))}"
+    script = f"exec 3>{shlex.quote(str(folder / 'leash'))}; printf ! >&3; read nothing <{shlex.quote(str(nobody))}"
     scripts = {"pg_dump": 'real "$@"', "psql": 'real "$@"', program: script}
-    return pretend_clients(folder / "clients", **scripts), pipe
+    return pretend_clients(folder / "clients", **scripts), leash
 
 
 def test_ctrl_c_during_the_backup_leaves_nothing_and_starts_nothing(project: Project, tmp_path: Path) -> None:
-    path, pipe = waiting_clients(tmp_path, "pg_dump")
+    path, leash = waiting_clients(tmp_path, "pg_dump")
     with project.terminal(
         CDC_BACKUP, "run-safe", "--yes", "--", *MARK, environment=project.environment(PATH=path)
     ) as shown:
-        with pipe.open("rb") as opened:
-            shown.sendintr()
-            assert opened.read() == b"", "pg_dump still lives"
+        assert leash.read() == b"!"
+        shown.sendintr()
+        assert leash.read() == b"", "pg_dump still lives"
         code, said = end(shown)
     assert code == 130, said
     assert "no migration was started" in said
@@ -237,19 +237,13 @@ def test_ctrl_c_during_the_backup_leaves_nothing_and_starts_nothing(project: Pro
 def test_a_signal_during_the_backup_leaves_nothing_and_starts_nothing(
     project: Project, tmp_path: Path, number: signal.Signals
 ) -> None:
-    path, pipe = waiting_clients(tmp_path, "pg_dump")
-    with subprocess.Popen(
-        (CDC_BACKUP, "run-safe", "--json", "--", *MARK),
-        cwd=project.folder,
-        env=project.environment(PATH=path),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    path, leash = waiting_clients(tmp_path, "pg_dump")
+    with project.started(
+        CDC_BACKUP, "run-safe", "--json", "--", *MARK, environment=project.environment(PATH=path)
     ) as process:
-        with pipe.open("rb") as opened:
-            process.send_signal(number)
-            assert opened.read() == b"", "pg_dump still lives"
+        assert leash.read() == b"!"
+        process.send_signal(number)
+        assert leash.read() == b"", "pg_dump still lives"
         stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, stderr
     assert json.loads(stdout)["status"] == "interrupted"
@@ -261,14 +255,14 @@ def test_a_signal_during_the_backup_leaves_nothing_and_starts_nothing(
 def test_an_interrupted_drill_says_that_the_session_is_whole_and_starts_nothing(
     project: Project, tmp_path: Path
 ) -> None:
-    path, pipe = waiting_clients(tmp_path, "psql")
+    path, leash = waiting_clients(tmp_path, "psql")
     project.configure(drill=True)
     with project.terminal(
         CDC_BACKUP, "run-safe", "--yes", "--", *MARK, environment=project.environment(PATH=path)
     ) as shown:
-        with pipe.open("rb") as opened:
-            shown.sendintr()
-            assert opened.read() == b"", "psql still lives"
+        assert leash.read() == b"!"
+        shown.sendintr()
+        assert leash.read() == b"", "psql still lives"
         code, said = end(shown)
     assert code == 130, said
     assert "is complete; no migration was started" in " ".join(said.split())
@@ -489,14 +483,7 @@ def test_ctrl_c_is_the_commands_to_answer_and_the_verdict_follows(
 
 def test_a_signal_to_us_reaches_the_command_and_the_verdict_follows(project: Project) -> None:
     command = (sys.executable, "-c", WAITS.format("signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))"))
-    with subprocess.Popen(
-        (CDC_BACKUP, "run-safe", "--", *command),
-        cwd=project.folder,
-        env=project.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with project.started(CDC_BACKUP, "run-safe", "--", *command) as process:
         assert process.stdout
         for line in process.stdout:
             if line == "ready\n":

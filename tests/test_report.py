@@ -102,14 +102,7 @@ class SlowDump:
 
 def test_without_a_terminal_what_takes_longer_is_told_in_lines(project: Project, tmp_path: Path) -> None:
     dump = SlowDump(tmp_path)
-    with subprocess.Popen(
-        (CDC_BACKUP, "backup"),
-        cwd=project.folder,
-        env=project.environment(PATH=dump.path),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with project.started(CDC_BACKUP, "backup", environment=project.environment(PATH=dump.path)) as process:
         assert process.stdout
         lines = iter(process.stdout.readline, "")
         assert any(line.startswith("Backing up: ") and " of about " in line for line in lines)
@@ -133,15 +126,7 @@ def test_on_a_terminal_what_takes_longer_has_a_bar_that_goes_again(project: Proj
 
 def test_with_json_progress_is_on_stderr(project: Project, tmp_path: Path) -> None:
     dump = SlowDump(tmp_path)
-    with subprocess.Popen(
-        (CDC_BACKUP, "backup", "--json"),
-        cwd=project.folder,
-        env=project.environment(PATH=dump.path),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with project.started(CDC_BACKUP, "backup", "--json", environment=project.environment(PATH=dump.path)) as process:
         assert process.stderr
         assert any(line.startswith("Backing up: ") for line in iter(process.stderr.readline, ""))
         dump.let_go()

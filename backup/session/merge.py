@@ -198,7 +198,8 @@ def _let_in(table: Table) -> str:
     return block(
         f"""\
     FOR key IN
-        SELECT c.conname, c.confrelid::pg_catalog.regclass AS other, pg_catalog.pg_get_constraintdef(c.oid) AS definition,
+        SELECT c.conname, c.confrelid::pg_catalog.regclass AS other,
+               pg_catalog.pg_get_constraintdef(c.oid) AS definition,
                (SELECT pg_catalog.string_agg(pg_catalog.format('b.%I IS NOT NULL', a.attname), ' AND ')
                 FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)) AS given,
                (SELECT pg_catalog.string_agg(pg_catalog.format('r.%I OPERATOR(%I.%s) b.%I', f.attname, s.nspname,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backup.errors import BackupError
 from backup.lock import locked
-from backup.session.folder import Listed, list_sessions, unpublish
+from backup.session.folder import MANIFEST, RESTORE_SCRIPT, SUMMARY, Listed, list_sessions, unpublish
 from backup.session.sidecar import Drill, Restore, Verdict, remove_sidecars
 
 
@@ -99,15 +99,24 @@ def prune_sessions(sessions: Sequence[Kept]) -> tuple[Path, ...]:
 
 def _look(listed: Listed) -> Kept:
     try:
+        strange = _strangers(listed)
         return Kept(
             listed=listed,
             drill=Drill.read(listed.path),
             verdict=Verdict.read(listed.path),
             restore=Restore.read(listed.path),
-            reason="",
+            reason=f"it holds what is not ours: {', '.join(strange)}" if strange else "",
         )
     except BackupError as error:
         return Kept(listed=listed, drill=None, verdict=None, restore=None, reason=str(error))
+
+
+def _strangers(listed: Listed) -> list[str]:
+    """What somebody else put into the session's folder."""
+    if listed.manifest is None or listed.problem:
+        return []
+    ours = {MANIFEST, SUMMARY, RESTORE_SCRIPT, *(table.file for table in listed.manifest.tables)}
+    return sorted(path.name for path in listed.path.iterdir() if path.name not in ours)
 
 
 def _database(listed: Listed) -> str:
