@@ -151,7 +151,7 @@ class Project:
 
     @contextmanager
     def started(self, *argv: str, environment: Mapping[str, str] | None = None) -> "Iterator[subprocess.Popen[str]]":
-        """Run a program without a terminal while the block runs; it does not outlive that."""
+        """Run a program without a terminal while the block runs, and to its end."""
         with subprocess.Popen(
             argv,
             cwd=self.folder,
@@ -163,6 +163,7 @@ class Project:
         ) as process:
             try:
                 yield process
+                process.wait(timeout=PATIENCE)
             finally:
                 process.kill()
 

@@ -52,6 +52,8 @@ def bring_back(
     mode: RestoreMode = RestoreMode.MISSING,
     plan_only: bool = False,
     even_renamed: bool = False,
+    ask: bool = False,
+    lock_timeout: float = 60,
 ) -> Result:
     """Restore as `migration.restore --yes` does; what it came to."""
     result = Result()
@@ -62,8 +64,8 @@ def bring_back(
         mode=mode,
         plan_only=plan_only,
         even_renamed=even_renamed,
-        ask=False,
-        lock_timeout=10.0,
+        ask=ask,
+        lock_timeout=lock_timeout,
         report=Report(),
         result=result,
     )

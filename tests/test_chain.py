@@ -238,9 +238,8 @@ def test_a_signal_during_the_backup_leaves_nothing_and_starts_nothing(
     project: Project, tmp_path: Path, number: signal.Signals
 ) -> None:
     path, leash = waiting_clients(tmp_path, "pg_dump")
-    with project.started(
-        CDC_BACKUP, "run-safe", "--json", "--", *MARK, environment=project.environment(PATH=path)
-    ) as process:
+    given = project.environment(PATH=path)
+    with project.started(CDC_BACKUP, "run-safe", "--json", "--", *MARK, environment=given) as process:
         assert leash.read() == b"!"
         process.send_signal(number)
         assert leash.read() == b"", "pg_dump still lives"

@@ -12,13 +12,10 @@ import pexpect
 import psycopg
 import pytest
 
-from backup.bring_back import restore_into
 from backup.cdc_backup import CDCBackup
 from backup.errors import DeclinedError, RestoreError, UsageError
 from backup.lock import locked
 from backup.postgres.embedded import Server
-from backup.report import Report
-from backup.result import Result
 from backup.session.folder import Session
 from backup.session.restore import RestoreMode
 from backup.session.script import LOCK
@@ -192,14 +189,9 @@ def test_replace_asks_also_for_rows_that_it_may_not_count(embedded_server: Serve
         """)
         try:
             session = write(database, tmp_path)
-            url = database.url.replace("postgres:", "forced:", 1)
-            database.execute(f"alter role forced password '{embedded_server.password}'")  # type: ignore[arg-type]
-            assert "forced" in url
+            database.execute(f"alter role forced password '{embedded_server.password}'")
             with pytest.raises(UsageError, match="those that cannot be counted"):
-                restore_into(
-                    reached(database, user="forced"), session, (), mode=RestoreMode.REPLACE, plan_only=False,
-                    even_renamed=False, ask=True, report=Report(), result=Result(),
-                )  # fmt: skip
+                bring_back(reached(database, user="forced"), session, mode=RestoreMode.REPLACE, ask=True)
         finally:
             database.execute("drop owned by forced cascade; drop role forced")
 
@@ -268,7 +260,7 @@ def _wait_until_alone(database: FreshDatabase) -> None:
 
 def _wait(database: FreshDatabase, query: str) -> None:
     with database.connect() as connection:
-        while not connection.execute(query).fetchall():  # type: ignore[arg-type]
+        while not connection.execute(query).fetchall():
             connection.execute("select pg_sleep(0.01)")
 
 
@@ -329,10 +321,7 @@ def test_what_brought_nothing_back_does_not_count_as_restored(
                 bring_back(database, session)
         case "declined":
             with pytest.raises((UsageError, DeclinedError)):
-                restore_into(
-                    reached(database), session, (), mode=RestoreMode.REPLACE, plan_only=False,
-                    even_renamed=False, ask=True, report=Report(), result=Result(),
-                )  # fmt: skip
+                bring_back(database, session, mode=RestoreMode.REPLACE, ask=True)
         case _:
             with fresh_database(embedded_server) as other:
                 bring_back(other, session)
@@ -362,15 +351,15 @@ def test_names_of_every_sort_come_back(database: FreshDatabase, tmp_path: Path) 
     with database.connect() as connection:
         for name in names:
             quoted = name.replace('"', '""')
-            connection.execute(f'create table "{quoted}" (id int primary key, "{quoted}" text)')  # type: ignore[arg-type]
-            connection.execute(f"insert into \"{quoted}\" values (1, 'a'), (2, 'b')")  # type: ignore[arg-type]
+            connection.execute(f'create table "{quoted}" (id int primary key, "{quoted}" text)')
+            connection.execute(f"insert into \"{quoted}\" values (1, 'a'), (2, 'b')")
     before = everything(database)
     session = proven(database, tmp_path)
     with database.connect() as connection:
         for number, name in enumerate(names):
             quoted = name.replace('"', '""')
             statement = f'drop table "{quoted}"' if number % 2 else f'delete from "{quoted}" where id = 2'
-            connection.execute(statement)  # type: ignore[arg-type]
+            connection.execute(statement)
     result = bring_back(database, session)
     assert sum(added for added, _, _ in done(result).values()) == 12
     assert everything(database) == before

@@ -6,7 +6,7 @@ from backup.errors import CDCBackupError, DatabaseError, UsageError
 from backup.postgres.clients import find_clients
 from backup.postgres.database import Database
 from backup.postgres.embedded import embedded_binaries
-from backup.postgres.scratch import _may_create as may_create
+from backup.postgres.scratch import may_create as may_create
 from backup.postgres.snapshot import Snapshot, take_snapshot
 from backup.report import plural, size
 from backup.result import Finding, Health

@@ -47,7 +47,7 @@ def scratch_database(database: Database, where: str) -> Iterator[Scratch]:
         BackupError: there can be none.
     """
     if where == "auto":
-        where = "server" if _may_create(database) else "embedded"
+        where = "server" if may_create(database) else "embedded"
     if where == "server":
         with _created(database, database) as made:
             yield Scratch(database=made, place=f"the same server ({database.host})")
@@ -67,7 +67,8 @@ def scratch_database(database: Database, where: str) -> Iterator[Scratch]:
             yield Scratch(database=made, place=f"the server of backup.scratch ({host.host})")
 
 
-def _may_create(database: Database) -> bool:
+def may_create(database: Database) -> bool:
+    """Whether the role may create a database on its server."""
     with database.connect() as connection:
         row = connection.execute(
             "select rolsuper or rolcreatedb, pg_is_in_recovery() from pg_roles where rolname = current_user"
