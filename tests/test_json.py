@@ -214,10 +214,23 @@ def test_a_server_that_is_not_there_is_one_object_too(project: Project) -> None:
 
 
 def test_warnings_are_not_on_stdout(project: Project) -> None:
-    project.configure(schemas=["public", "nowhere"])
+    project.configure(drill=False)
     value, ended = project.json("backup")
     holds(value, "pruned")
-    assert "nowhere" in ended.stderr
+    assert "Not drilled" in ended.stderr
+
+
+def test_tables_are_not_overlooked_because_of_a_schema_name(project: Project) -> None:
+    """A schema that is not there, or not named, would leave its tables unprotected without a word."""
+    project.configure(schemas=["public", "nowhere"])
+    value, _ = project.json("backup")
+    assert value["exit_code"] == 2
+    assert "nowhere" in value["message"]
+    project.database.execute("create schema app; alter table _cdc_users set schema app; drop table _cdc_roles, _cdc_empty")
+    project.configure(schemas=["public"])
+    value, _ = project.json("backup")
+    assert value["exit_code"] == 2
+    assert "app._cdc_users" in value["message"]
 
 
 def test_names_that_are_not_ascii_arrive_whole(project: Project) -> None:
