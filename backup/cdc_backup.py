@@ -92,7 +92,7 @@ class CDCBackup:
             self._report.warn(f"{self._disabled()} Nothing was backed up.")
             self.result.status = Status.DISABLED
             return []
-        self._prepare(tables, ask=interactive, question="Back up now?")
+        self._prepare(tables, ask=interactive, question="Back up now?", migrating=False)
         return list(self.result.session.files) if self.result.session else []
 
     def prepare(self, *, ask: bool) -> None:
@@ -112,7 +112,7 @@ class CDCBackup:
                 untouched="Nothing was started.",
                 remedy="Set it to true, or say --without-backup to migrate without any backup.",
             )
-        self._prepare((), ask=ask, question="Back them up and go on?")
+        self._prepare((), ask=ask, question="Back them up and go on?", migrating=True)
 
     def run_safe(self, commands: Sequence[MigrationCommand], *, ask: bool, without_backup: bool = False) -> None:
         """Back up, run the migration commands one after the other, and judge by the catalog what they did.
@@ -132,7 +132,7 @@ class CDCBackup:
         try:
             if without_backup:
                 self._report.warn("Without a backup, as you said: what this destroys cannot be brought back.")
-                self._look(self._database, ())
+                self._look(self._database, (), migrating=True)
             else:
                 self.prepare(ask=ask)
             catalog = self._digest() if any(command.is_drizzle for command in commands) else ""
@@ -303,9 +303,9 @@ class CDCBackup:
             )
         return database
 
-    def _prepare(self, names: Sequence[str], *, ask: bool, question: str) -> None:
+    def _prepare(self, names: Sequence[str], *, ask: bool, question: str, migrating: bool) -> None:
         database = self._database
-        server_version = self._look(database, names)
+        server_version = self._look(database, names, migrating=migrating)
         if self._dry:
             self._report.say(f"Would back up into {self.settings.path}")
             self.result.status = Status.DRY_RUN
@@ -318,12 +318,18 @@ class CDCBackup:
                 raise DeclinedError("The answer was no.", untouched="Nothing was backed up, nothing was started.")
             self._back_up(database, names, find_clients(database, server_version))
 
-    def _look(self, database: Database, names: Sequence[str]) -> str:
+    def _look(self, database: Database, names: Sequence[str], *, migrating: bool) -> str:
         """Say what is there and at risk; the server's version."""
         settings = self.settings
         with self._report.step("Counting rows"), self._snapshot(database, names) as snapshot:
             self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
         self._refuse_blindness(database, snapshot)
+        if migrating and snapshot.standby:
+            raise UsageError(
+                f"{database} is a standby; a migration changes its primary, which nobody can watch from here.",
+                untouched="Nothing was backed up or started.",
+                remedy="Use the primary's address, or target_session_attrs=read-write.",
+            )
         server_version = snapshot.server_version
         tables, counts = self.result.tables, self.result.counts
         if not tables:

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -161,10 +162,14 @@ class Project:
             stderr=subprocess.PIPE,
             encoding="utf-8",
         ) as process:
+            # who reads its streams cannot be asked to be patient for a time only
+            patience = threading.Timer(PATIENCE, process.kill)
+            patience.start()
             try:
                 yield process
-                process.wait(timeout=PATIENCE)
+                process.wait()
             finally:
+                patience.cancel()
                 process.kill()
 
     @contextmanager

@@ -71,9 +71,11 @@ def may_create(database: Database) -> bool:
     """Whether the role may create a database on its server."""
     with database.connect() as connection:
         row = connection.execute(
-            "select rolsuper or rolcreatedb, pg_is_in_recovery() from pg_roles where rolname = current_user"
+            "select rolsuper or rolcreatedb, pg_is_in_recovery(), pg_backend_pid() from pg_roles"
+            " where rolname = current_user"
         ).fetchone()
-    return bool(row and row[0] and not row[1])
+        # Another process number than the login's: a pooler, which may not know the database that we make.
+        return bool(row and row[0] and not row[1] and row[2] == connection.info.backend_pid)
 
 
 @contextmanager
