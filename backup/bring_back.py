@@ -1,7 +1,7 @@
 """A restore from end to end: look how the tables stand, say what will be done, ask, do it, tell."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 from backup.errors import BackupError, CDCBackupError, DeclinedError, RestoreError, UsageError
@@ -36,72 +36,58 @@ def restore_into(
     manifest = session.manifest
     chosen = _choose(session, names)
     report.say(f"{session.name}: {manifest.database} on {manifest.host}, {manifest.created:%Y-%m-%d %H:%M:%S} UTC")
+    with _held(session, report):
+        plan, server_version = _look(database, session, chosen)
+        result.plan = plan
+        _announce(database, session, plan, mode, report)
+        _refuse(plan, mode, even_renamed=even_renamed)
+        if plan_only:
+            result.status = Status.DRY_RUN
+            return
+        _ask(plan, mode, ask=ask, report=report)
+        drill = _proof(session, report)
+        with report.step("Restoring"):
+            verify_session(session)
+            done, warnings = restore_session(
+                session,
+                database=database,
+                clients=find_clients(database, server_version),
+                mode=mode,
+                oids=frozenset(table.oid for table in chosen),
+                fingerprints=_fingerprints(session, drill),
+                lock_timeout=lock_timeout,
+            )
+        for table in plan:
+            table.done = done.get(table.saved.oid, Restored(added=0, differ=0, removed=0))
+        _tell(plan, mode, session, report, proven=drill is not None)
+        for line in warnings.splitlines():
+            report.warn(f"  {line}")
+        manifest = session.manifest
+        if mode is not RestoreMode.ASIDE and (database.host, database.name) == (manifest.host, manifest.database):
+            try:
+                _keep(session, chosen)
+            except (OSError, BackupError) as error:
+                report.warn(f"It could not be noted beside the session that it was restored: {error}")
+        result.status = Status.RESTORED
+
+
+@contextmanager
+def _held(session: Session, report: Report) -> Iterator[None]:
+    """Keep prune, and another restore, away from the session; whatever fails in here is a failed restore."""
     with ExitStack() as held:
         try:
-            _hold(held, session, report)
-            _restore(database, session, chosen, mode, plan_only, even_renamed, ask, lock_timeout, report, result)
+            try:
+                held.enter_context(locked(session.path, wait=False))
+            except BlockingIOError:
+                report.say(f"Another restore of {session.name} is running; waiting for its end.")
+                held.enter_context(locked(session.path))
+            yield
         except (RestoreError, UsageError, DeclinedError):
             raise
         except CDCBackupError as error:
-            # Whatever keeps a restore from being done is a failed restore.
             raise RestoreError(error.what, untouched="Nothing was restored.", remedy=error.remedy) from error
         except OSError as error:
             raise RestoreError(f"{error.filename}: {error.strerror}.", untouched="Nothing was restored.") from error
-
-
-def _hold(held: ExitStack, session: Session, report: Report) -> None:
-    """Keep prune, and another restore, away from the session from now on."""
-    try:
-        held.enter_context(locked(session.path, wait=False))
-    except BlockingIOError:
-        report.say(f"Another restore of {session.name} is running; waiting for its end.")
-        held.enter_context(locked(session.path))
-
-
-def _restore(
-    database: Database,
-    session: Session,
-    chosen: tuple[SavedTable, ...],
-    mode: RestoreMode,
-    plan_only: bool,
-    even_renamed: bool,
-    ask: bool,
-    lock_timeout: float,
-    report: Report,
-    result: Result,
-) -> None:
-    plan, server_version = _look(database, session, chosen)
-    result.plan = plan
-    _announce(database, session, plan, mode, report)
-    _refuse(plan, mode, even_renamed=even_renamed)
-    if plan_only:
-        result.status = Status.DRY_RUN
-        return
-    _ask(plan, mode, ask=ask, report=report)
-    drill = _proof(session, report)
-    with report.step("Restoring"):
-        verify_session(session)
-        done, warnings = restore_session(
-            session,
-            database=database,
-            clients=find_clients(database, server_version),
-            mode=mode,
-            oids=frozenset(table.oid for table in chosen),
-            fingerprints=_fingerprints(session, drill),
-            lock_timeout=lock_timeout,
-        )
-    for table in plan:
-        table.done = done.get(table.saved.oid, Restored(added=0, differ=0, removed=0))
-    _tell(plan, mode, session, report, proven=drill is not None)
-    for line in warnings.splitlines():
-        report.warn(f"  {line}")
-    manifest = session.manifest
-    if mode is not RestoreMode.ASIDE and (database.host, database.name) == (manifest.host, manifest.database):
-        try:
-            _keep(session, chosen)
-        except (OSError, BackupError) as error:
-            report.warn(f"It could not be noted beside the session that it was restored: {error}")
-    result.status = Status.RESTORED
 
 
 def _proof(session: Session, report: Report) -> Drill | None:

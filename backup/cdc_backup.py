@@ -1,10 +1,7 @@
 """The one orchestration that the recipes and a Python caller share: look, back up, migrate, judge."""
 
-import os
-import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -13,30 +10,25 @@ from backup.database_url import database_url
 from backup.doctor.diagnose import diagnose
 from backup.errors import (
     BackupError,
-    DatabaseError,
     DeclinedError,
-    DestroyedError,
-    MigrationError,
     ProcessError,
     UsageError,
 )
 from backup.init import initialise
-from backup.migration.command import Attended, MigrationCommand
-from backup.migration.drizzle import Outcome, judge_drizzle
-from backup.migration.verdict import Change, Verdict, judge
-from backup.postgres.catalog import digest_catalog
+from backup.listing import show_sessions
+from backup.migration.command import MigrationCommand
 from backup.postgres.clients import Clients, find_clients
 from backup.postgres.database import Database
 from backup.postgres.scratch import scratch_database
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
 from backup.postgres.tables import find_tables
 from backup.report import Report, plural, size, visible
-from backup.result import Ran, Result, Status
+from backup.result import Result, Status
+from backup.safe_run import SafeRun, look_at_catalog
 from backup.session.drill import drill_session
 from backup.session.folder import Session, folder_size, new_session, open_session
 from backup.session.prune import Kept, prune_sessions, review_sessions
 from backup.session.restore import RestoreMode
-from backup.session.sidecar import Verdict as VerdictRecord
 from backup.session.write import write_session
 from backup.settings import Mode, Settings, load_settings
 
@@ -135,7 +127,7 @@ class CDCBackup:
                 self._look(self._database, (), migrating=True)
             else:
                 self.prepare(ask=ask)
-            catalog = self._digest() if any(command.is_drizzle for command in commands) else ""
+            catalog = look_at_catalog(self._database) if any(command.is_drizzle for command in commands) else ""
         except BackupError as error:
             error.untouched = f"{error.untouched} The migration was not started.".strip()
             raise
@@ -143,21 +135,14 @@ class CDCBackup:
             for command in commands:
                 self._report.say(f"Would run: {command}")
             return
-        try:
-            self._keep_verdict(commands, destroyed=None)
-        except OSError as error:
-            raise BackupError(
-                f"Nothing can be written beside the session: {error}.", untouched="The migration was not started."
-            ) from error
-        failure = self._migrate(commands, catalog)
-        verdict = self.result.verdict = judge(self._database, self.result.tables, self.result.counts)
-        try:
-            self._keep_verdict(
-                commands, destroyed={f"{v.schema}.{v.name}": v.change.value for v in verdict if v.is_loss}
-            )
-        except OSError as error:
-            self._report.warn(f"The verdict could not be written beside the session: {error}")
-        self._conclude(failure)
+        SafeRun(
+            database=self._database,
+            time_limit=self.settings.time_limit,
+            restore=f"{self._program}restore",
+            named=self._named,
+            report=self._report,
+            result=self.result,
+        ).run(commands, catalog)
 
     def restore(
         self,
@@ -226,12 +211,7 @@ class CDCBackup:
         """The sessions in the configured folder, newest first, also those that are not complete."""
         sessions = self.result.sessions = self._review()
         self.result.status = Status.LISTED
-        self._report.say(f"{plural(len(sessions), 'session')} in {self.settings.path}")
-        if sessions:
-            self._report.table(
-                ("session", "age", "database", "#tables", "#rows", "#size", "drilled", "its migration", "kept because"),
-                map(_row, sessions),
-            )
+        show_sessions(self._report, self.settings.path, sessions)
         return sessions
 
     def doctor(self) -> None:
@@ -425,127 +405,5 @@ class CDCBackup:
         for line in self.result.drill.unproven:
             self._report.warn(f"  not proven there: {line}")
 
-    def _keep_verdict(self, commands: Sequence[MigrationCommand], destroyed: dict[str, str] | None) -> None:
-        """Put beside the session what its migration destroyed; `None` while nobody knows."""
-        if self.result.session:
-            VerdictRecord(moment=datetime.now(UTC), command="; ".join(map(str, commands)), destroyed=destroyed).write(
-                self.result.session.path
-            )
-
-    def _migrate(self, commands: Sequence[MigrationCommand], catalog: str) -> str:
-        """Run the commands; why one of them did not do its work, or nothing. `catalog` is the digest before."""
-        for command in commands:
-            self._report.say(f"Running: {command}", "bold")
-            try:
-                attended = command.run(
-                    os.environ, stdout_to_stderr=self._report.as_json, time_limit=self.settings.time_limit
-                )
-            except MigrationError as error:
-                return error.what
-            self.result.ran.append(Ran(argv=command.shown, exit_code=attended.returncode))
-            failure = self._why_not_done(command, attended, catalog)
-            if failure:
-                return failure
-        return ""
-
-    def _why_not_done(self, command: MigrationCommand, attended: Attended, before: str) -> str:
-        if attended.expired:
-            return f"{command} was ended after {self.settings.time_limit:g} s (backup.time_limit)."
-        if command.is_drizzle:
-            try:
-                changed = self._digest() != before
-            except DatabaseError as error:
-                return f"{command} ended with exit code {attended.returncode}, and then: {error.what}"
-            judgement = judge_drizzle(command.argv, attended.output, attended.returncode, catalog_changed=changed)
-            self._report.say(judgement.sentence)
-            return "" if judgement.outcome in (Outcome.APPLIED, Outcome.NOTHING_TO_DO) else judgement.sentence
-        return f"{command} ended with exit code {attended.returncode}." if attended.returncode else ""
-
-    def _digest(self) -> str:
-        with self._database.connect() as connection:
-            return digest_catalog(connection)
-
-    def _conclude(self, failure: str) -> None:
-        """Say what became of each table, and end with the exit code that this deserves."""
-        verdict = self.result.verdict or ()
-        if verdict:
-            self._report.say("What the migration did to the CDC tables, by the catalog:")
-            self._report.table(
-                ("table", "change", "#rows before", "#rows after", ""),
-                [
-                    (
-                        f"{v.schema}.{v.name}",
-                        v.change,
-                        f"{v.rows_before:,}",
-                        "-" if v.rows_after is None else f"{v.rows_after:,}",
-                        v.detail,
-                    )
-                    for v in verdict
-                ],
-            )
-        lost = [v for v in verdict if v.is_loss]
-        if lost:
-            names = ", ".join(f"{visible(f'{v.schema}.{v.name}')} ({v.change})" for v in lost)
-            raise DestroyedError(
-                f"The migration destroyed CDC data: {names}.",
-                untouched=failure and f"It also failed: {failure}",
-                remedy=self._ways_back(lost),
-            )
-        if failure:
-            raise MigrationError(failure, untouched="The CDC tables are as they were.")
-        self.result.status = Status.MIGRATED
-        self._report.say(
-            "The migration is done; no CDC table, row or column was lost." if verdict else "The migration is done.",
-            "bold green",
-        )
-
-    def _ways_back(self, lost: Sequence[Verdict]) -> str:
-        """The command that brings back what was lost; where one cannot, one for each way, its tables named."""
-        session = self.result.session
-        if session is None:
-            return "There is no backup of it: --without-backup was given."
-        renamed = [v for v in lost if v.change is Change.RENAMED]
-        changed = [v for v in lost if not v.in_place and v not in renamed]
-        gone = [v for v in lost if v.in_place]
-
-        def restore(verdicts: Sequence[Verdict], *options: str) -> str:
-            words = [*options, *self._named]
-            for v in verdicts if len(verdicts) < len(lost) else ():
-                words += ["--table", f"{v.schema}.{v.name}"]
-            return f"\n  {self._program}restore {shlex.join(['--session', session.name, *words])}"
-
-        ways = [f"This brings it back:{restore(gone)}"] if gone else []
-        if changed:
-            ways.append(f"This brings it back beside what is there, to compare:{restore(changed, '--mode', 'aside')}")
-        if renamed:
-            ways.append("What was renamed is whole: ALTER TABLE … RENAME TO … gives it back its name.")
-        return "\n".join(ways)
-
     def _disabled(self) -> str:
         return f"Backups are switched off (backup.enabled: false in {self.settings.source})."
-
-
-def _row(kept: Kept) -> tuple[str, ...]:
-    listed, manifest = kept.listed, kept.listed.manifest
-    described: tuple[str, ...] = ("?", "?", "?", "?")
-    if manifest:
-        age = datetime.now(UTC) - manifest.created.replace(tzinfo=UTC)
-        described = (
-            f"{age.days} d" if age.days else f"{age.seconds // 3600} h {age.seconds // 60 % 60} min",
-            manifest.database,
-            str(len(manifest.tables)),
-            f"{sum(table.rows for table in manifest.tables):,}",
-        )
-    drilled = "no" if kept.drill is None else "failed" if kept.drill.problem else "yes"
-    match kept.verdict:
-        case None:
-            migration = "none"
-        case VerdictRecord(destroyed=None):
-            migration = "not known"
-        case VerdictRecord(destroyed=destroyed) if destroyed:
-            what = ", ".join(f"{name} ({how})" for name, how in destroyed.items())
-            migration = f"destroyed {what}" + ("; restored since" if kept.restored else "")
-        case _:
-            migration = "destroyed nothing"
-    state = f"not complete: {listed.problem}" if listed.problem else kept.reason or "nothing: prune deletes it"
-    return listed.path.name, *described, size(listed.bytes), drilled, migration, state

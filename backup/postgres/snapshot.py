@@ -52,8 +52,9 @@ class Snapshot:
     """The tables at one moment; `connection` is inside it and holds ACCESS SHARE on every table.
 
     `database_id` tells the database from every other one in the world, as `identify` does. `counts` has an
-    entry for every table that holds rows itself, by OID: not for partitioned and foreign ones. `moment` is in UTC, `wal` the write-ahead log's position, None where the role may not see it.
-    `standby`: the server only replays what its primary did, a moment later.
+    entry for every table that holds rows itself, by OID: not for partitioned and foreign ones. `moment` is in
+    UTC, `wal` the write-ahead log's position, None where the role may not see it. `standby`: the server only
+    replays what its primary did, a moment later.
     """
 
     id: str

@@ -1,0 +1,44 @@
+"""The sessions of a folder, for people."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backup.report import Report, plural, size
+from backup.session.prune import Kept
+from backup.session.sidecar import Verdict
+
+_HEADINGS = ("session", "age", "database", "#tables", "#rows", "#size", "drilled", "its migration", "kept because")
+
+
+def show_sessions(report: Report, folder: Path, sessions: Sequence[Kept]) -> None:
+    """A line for each session: what it holds, whether it is proven, what came of it, why it is kept."""
+    report.say(f"{plural(len(sessions), 'session')} in {folder}")
+    if sessions:
+        report.table(_HEADINGS, map(_row, sessions))
+
+
+def _row(kept: Kept) -> tuple[str, ...]:
+    listed, manifest = kept.listed, kept.listed.manifest
+    described: tuple[str, ...] = ("?", "?", "?", "?")
+    if manifest:
+        age = datetime.now(UTC) - manifest.created.replace(tzinfo=UTC)
+        described = (
+            f"{age.days} d" if age.days else f"{age.seconds // 3600} h {age.seconds // 60 % 60} min",
+            manifest.database,
+            str(len(manifest.tables)),
+            f"{sum(table.rows for table in manifest.tables):,}",
+        )
+    drilled = "no" if kept.drill is None else "failed" if kept.drill.problem else "yes"
+    match kept.verdict:
+        case None:
+            migration = "none"
+        case Verdict(destroyed=None):
+            migration = "not known"
+        case Verdict(destroyed=destroyed) if destroyed:
+            what = ", ".join(f"{name} ({how})" for name, how in destroyed.items())
+            migration = f"destroyed {what}" + ("; restored since" if kept.restored else "")
+        case _:
+            migration = "destroyed nothing"
+    state = f"not complete: {listed.problem}" if listed.problem else kept.reason or "nothing: prune deletes it"
+    return listed.path.name, *described, size(listed.bytes), drilled, migration, state
