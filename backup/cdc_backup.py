@@ -377,6 +377,8 @@ class CDCBackup:
             f"Backed up {plural(session.rows, 'row')} of {plural(len(session.files), 'table')} into {session.path}",
             "bold green",
         )
+        for other in session.manifest.not_kept:
+            self._report.warn(f"  would go with the tables, and is not in the backup: {other}")
         for skipped in session.manifest.skipped:
             name = skipped.name if skipped.schema_name is None else f"{skipped.schema_name}.{skipped.name}"
             self._report.say(f"  skipped, no file: {visible(name)}: {skipped.reason}")

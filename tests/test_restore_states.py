@@ -288,7 +288,9 @@ def test_in_another_database_the_numbers_of_things_mean_nothing(changes: FreshDa
     for name in ("foreigner", "foreigner_a_key", "v"):
         ((oid,),) = changes.rows("select %s::regclass::oid::int8", [name])
         tables = tuple(table.model_copy(update={"oid": oid}) for table in session.manifest.tables)
-        elsewhere = replace(session, manifest=session.manifest.model_copy(update={"tables": tables, "database_id": "another"}))
+        elsewhere = replace(
+            session, manifest=session.manifest.model_copy(update={"tables": tables, "database_id": "another"})
+        )
         result = bring_back(changes, elsewhere, plan_only=True)
         assert [plan.state for plan in result.plan or ()] == [State.GONE, State.GONE]
 
@@ -333,23 +335,28 @@ def test_a_key_into_a_table_that_alone_was_dropped_is_back(database: FreshDataba
         assert everything(database) == before
 
 
-def test_a_row_whose_own_parent_is_gone_is_refused_and_nothing_is_changed(
-    changes: FreshDatabase, tmp_path: Path
+def test_rows_whose_own_parents_are_gone_come_back_and_their_key_is_unproven(
+    changes: FreshDatabase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    changes.execute("comment on constraint _cdc_users_user_id_fkey on _cdc_users is 'whose'")
+    expected = rows(changes, "_cdc_users")
     session = write(changes, tmp_path)
-    changes.execute("truncate users cascade; drop table _cdc_log")
-    before = everything(changes)
-    with pytest.raises(RestoreError, match="violates foreign key"):
-        bring_back(changes, session)
-    assert everything(changes) == before
+    changes.execute("truncate users cascade")
+    bring_back(changes, session)
+    assert rows(changes, "_cdc_users") == expected
+    assert changes.rows("""
+        select convalidated, obj_description(oid, 'pg_constraint') from pg_constraint where contype = 'f'
+    """) == [(False, "whose")]
+    assert "points to are gone, so it came back NOT VALID: _cdc_users_user_id_fkey" in capsys.readouterr().out
 
 
-def test_what_its_rows_violate_is_there_again_unwrite(database: FreshDatabase, tmp_path: Path) -> None:
+def test_what_its_rows_violate_is_there_again_unproven(database: FreshDatabase, tmp_path: Path) -> None:
     database.execute("""
         create table _cdc_t (id int, during int4range, exclude using gist (during with &&),
             constraint waits unique (id) deferrable initially deferred);
         insert into _cdc_t values (-1, '[1,2)'), (1, '[2,3)');
         alter table _cdc_t add constraint positive check (id > 0) not valid;
+        comment on constraint positive on _cdc_t is 'one day';
     """)
     before = everything(database)
     session = write(database, tmp_path)

@@ -98,6 +98,37 @@ where (h.classid, h.oid) <> (o.classid, o.oid)
 """
 
 
+# A table's own things hang on it by deptypes other than 'n', save those that a partition has of its parent.
+_OTHERS = """
+with taken (classid, oid) as (
+    select 'pg_class'::regclass::oid, unnest(%(t)s::oid[])
+  union
+    select 'pg_type'::regclass, unnest(array[t.oid, t.typarray])
+    from pg_type t where t.typrelid = any(%(t)s::oid[])
+  union
+    select 'pg_class'::regclass, d.objid
+    from pg_depend d join pg_class s on s.oid = d.objid and s.relkind = 'S'
+    where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass
+      and d.refobjid = any(%(t)s::oid[]) and d.deptype in ('a', 'i')
+)
+select distinct i.type || ' ' || i.identity
+from taken join pg_depend d on d.refclassid = taken.classid and d.refobjid = taken.oid and d.deptype = 'n'
+left join pg_attrdef f on d.classid = 'pg_attrdef'::regclass and f.oid = d.objid
+left join pg_rewrite w on d.classid = 'pg_rewrite'::regclass and w.oid = d.objid
+left join pg_constraint c on d.classid = 'pg_constraint'::regclass and c.oid = d.objid
+left join pg_trigger g on d.classid = 'pg_trigger'::regclass and g.oid = d.objid
+left join pg_policy p on d.classid = 'pg_policy'::regclass and p.oid = d.objid,
+     pg_identify_object(d.classid, d.objid, d.objsubid) i
+where not (d.classid, d.objid) in (select * from unnest(%(classes)s::oid[], %(oids)s::oid[]))
+  and not (d.classid = 'pg_rewrite'::regclass
+           and ('pg_class'::regclass::oid, w.ev_class) in (select * from unnest(%(classes)s::oid[], %(oids)s::oid[])))
+  and coalesce(f.adrelid, w.ev_class, c.conrelid, g.tgrelid, p.polrelid,
+               case when d.classid = 'pg_class'::regclass then d.objid else 0 end) <> all(%(t)s::oid[])
+  and not coalesce(g.tgisinternal, false)
+order by 1
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dependent:
     """An object that goes when one of `tables` (by OID) is dropped with CASCADE.
@@ -139,6 +170,16 @@ def find_dependents(connection: Connection, tables: Sequence[Table]) -> tuple[De
         for classid, oid, kind, names, arguments, identity, roots, statements, view in rows
     ]
     return _ordered(connection, {dependent.address: dependent for dependent in found})
+
+
+def find_others(connection: Connection, tables: Sequence[Table], dependents: Sequence[Dependent]) -> tuple[str, ...]:
+    """What would go with the tables as well and is none of the dependents, in words: it cannot be brought back."""
+    parameters = {
+        "t": [table.oid for table in tables],
+        "classes": [dependent.address[0] for dependent in dependents],
+        "oids": [dependent.address[1] for dependent in dependents],
+    }
+    return tuple(identity for (identity,) in connection.execute(_OTHERS, parameters))
 
 
 def _ordered(connection: Connection, found: dict[Address, Dependent]) -> tuple[Dependent, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backup.postgres.context import context_statements
-from backup.postgres.dependents import Dependent, find_dependents
+from backup.postgres.dependents import Dependent, find_dependents, find_others
 from backup.postgres.left_out import publication_statements, schema_statements, statistics_statements
 from backup.postgres.needs import Need, find_needs
 from backup.postgres.tables import Address, Connection, Table
@@ -45,13 +45,15 @@ class Surroundings:
     `parts` tells the table of an index, a constraint, a default, a trigger, a rule, a policy, an owned
     sequence, by its address. `sequences` tells the column that owns a sequence, by the sequence's OID.
     `schemas` (by name), `statistics` and `publications` are statements, for pg_dump -t leaves them out.
-    `context` are statements that make stand-ins, without rows, of other tables that are spoken of.
+    `others` are what would go with the tables too, and is not kept. `context` are statements that make
+    stand-ins, without rows, of other tables that are spoken of.
     """
 
     parts: dict[Address, int]
     sequences: dict[int, str]
     needs: dict[int, tuple[Need, ...]]
     dependents: tuple[Dependent, ...]
+    others: tuple[str, ...]
     schemas: dict[str, tuple[str, ...]]
     statistics: dict[int, tuple[str, ...]]
     publications: dict[int, tuple[str, ...]]
@@ -70,6 +72,7 @@ def look_around(connection: Connection, tables: Sequence[Table]) -> Surroundings
         sequences=dict(connection.execute(_SEQUENCES, [oids]).fetchall()),
         needs=needs,
         dependents=dependents,
+        others=find_others(connection, tables, dependents),
         schemas=schema_statements(connection, tables),
         statistics=statistics_statements(connection, tables),
         publications=publication_statements(connection, tables),

@@ -72,7 +72,8 @@ class Manifest(BaseModel):
     """What a session holds, for machines. Times are UTC.
 
     `dependents` are views, foreign keys and the like that hang on the tables and come back with them;
-    `context` are statements that make, for a drill, what the tables speak of.
+    `not_kept` is what `DROP … CASCADE` would take as well, and no session holds; `context` are statements that
+    make, for a drill, what the tables speak of.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,6 +92,7 @@ class Manifest(BaseModel):
     tables: tuple[SavedTable, ...]
     skipped: tuple[SkippedTable, ...]
     dependents: tuple[str, ...]
+    not_kept: tuple[str, ...]
     context: tuple[str, ...]
     restore_script_sha256: str
 

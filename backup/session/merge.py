@@ -12,6 +12,7 @@ from backup.postgres.tables import Table
 from backup.session.contents import TableContents
 from backup.session.statements import block, identifier, literal
 
+_COMMENT = "pg_catalog.obj_description(oid, 'pg_constraint')"
 _PUT_ASIDE = "cdc-backup: put aside"
 _UNCHANGED = "nothing was changed"
 _ASIDE = "cdc-backup restore --mode aside brings the backup's rows into a schema of their own, to compare and merge."
@@ -182,6 +183,8 @@ FROM (
     -- What let rows stay that violate it must let them in again.
     SELECT pg_catalog.format('DROP CONSTRAINT %I', conname),
            pg_catalog.format('ADD CONSTRAINT %I %s', conname, pg_catalog.pg_get_constraintdef(oid))
+           || (CASE WHEN {_COMMENT} IS NULL THEN '' ELSE pg_catalog.format(
+                   '; COMMENT ON CONSTRAINT %I ON %s IS %L', conname, {name}, {_COMMENT}) END)
     FROM pg_catalog.pg_constraint
     WHERE conrelid = {there}::pg_catalog.regclass AND contype IN ('c', 'f') AND NOT convalidated
       AND conislocal AND conparentid = 0
@@ -200,6 +203,7 @@ def _let_in(table: Table) -> str:
     FOR key IN
         SELECT c.conname, c.confrelid::pg_catalog.regclass AS other,
                pg_catalog.pg_get_constraintdef(c.oid) AS definition,
+               pg_catalog.obj_description(c.oid, 'pg_constraint') AS comment,
                (SELECT pg_catalog.string_agg(pg_catalog.format('b.%I IS NOT NULL', a.attname), ' AND ')
                 FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)) AS given,
                (SELECT pg_catalog.string_agg(pg_catalog.format('r.%I OPERATOR(%I.%s) b.%I', f.attname, s.nspname,
@@ -223,7 +227,9 @@ def _let_in(table: Table) -> str:
             PERFORM pg_catalog.set_config('cdc.again', pg_catalog.concat_ws(' ',
                 pg_catalog.current_setting('cdc.again', true),
                 pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT %I %s NOT VALID;', {literal(name)}, key.conname,
-                                  pg_catalog.regexp_replace(key.definition, ' NOT VALID$', ''))), true);
+                                  pg_catalog.regexp_replace(key.definition, ' NOT VALID$', '')),
+                pg_catalog.format('COMMENT ON CONSTRAINT %I ON %s IS %L;', key.conname, {literal(name)}, key.comment)),
+                true);
             RAISE WARNING 'rows of % that this foreign key of % points to are gone, so it came back NOT VALID: %',
                 key.other, {literal(str(table))}, key.conname;
         END IF;

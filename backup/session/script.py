@@ -273,7 +273,7 @@ def _details(contents: TableContents) -> Iterator[str]:
         yield tolerant(entry.text) if entry.kind in _QUIET_OR_WORTH_LESS else f"{entry.text.rstrip()}\n"
         if entry.kind == "SEQUENCE":
             yield block(forget_default_privileges(identifier(entry.schema, entry.tag)))
-    yield from (f"{statement};\n" for statement in contents.statistics)
+    yield from map(tolerant, contents.statistics)
     if contents.table.kind is Kind.ORDINARY:
         # After the indexes: a partition's own ones are recognized when it is attached, others are made.
         yield from _attachments(contents)
@@ -379,6 +379,15 @@ def _made(entry: Entry) -> str:
         # What a DROP calls the object is what an ALTER calls it; pg_restore does it so as well.
         what = entry.drop_statement.strip().removeprefix("DROP ").removesuffix(";")
         made += attempt(f"ALTER {what} OWNER TO {identifier(entry.owner)}")
+        if entry.kind in ("FUNCTION", "PROCEDURE") and "SECURITY DEFINER" in entry.text:
+            # With the rights of whoever restores it, anybody who may call it would have them.
+            made += (
+                "    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles"
+                f" WHERE rolname = {literal(entry.owner)} AND pg_catalog.pg_has_role(oid, 'MEMBER')) THEN\n"
+                f"    EXECUTE {dollars(f'ALTER {what} SECURITY INVOKER')};\n"
+                f"    RAISE WARNING 'SECURITY INVOKER, for its owner cannot be set: %', {literal(one_line(what))};\n"
+                "    END IF;\n"
+            )
     return made
 
 

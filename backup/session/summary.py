@@ -31,6 +31,9 @@ def summarize(manifest: Manifest) -> str:
     if manifest.dependents:
         lines += ["", "What hangs on the tables and comes back with them:", ""]
         lines += [f"  {' '.join(dependent.split())}" for dependent in manifest.dependents]
+    if manifest.not_kept:
+        lines += ["", "What DROP … CASCADE would take as well, and what is NOT in this backup:", ""]
+        lines += [f"  {' '.join(other.split())}" for other in manifest.not_kept]
     lines += [
         "",
         "To bring back what is gone:",

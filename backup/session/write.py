@@ -83,6 +83,7 @@ def write_session(snapshot: Snapshot, *, database: Database, clients: Clients, p
             ),
         ),
         dependents=tuple(dependent.identity for dependent in surroundings.dependents),
+        not_kept=surroundings.others,
         context=surroundings.context,
         restore_script_sha256=restore_sha256,
     )
