@@ -94,16 +94,13 @@ def pytest_report_header() -> list[str]:
     for kind in ("embedded", "machine"):
         binaries = find_binaries(kind)
         lines.append(
-            f"{kind} server: "
-            + (f"PostgreSQL {version(binaries / 'postgres')}, {binaries}" if binaries else "none")
+            f"{kind} server: " + (f"PostgreSQL {version(binaries / 'postgres')}, {binaries}" if binaries else "none")
         )
     for program in ("pg_dump", "psql"):
         found = shutil.which(program)
         lines.append(f"{program} on PATH: " + (version(Path(found)) if found else "none"))
     found = shutil.which("node")
-    lines.append(
-        "node: " + (subprocess.check_output((found, "--version"), text=True).strip() if found else "none")
-    )
+    lines.append("node: " + (subprocess.check_output((found, "--version"), text=True).strip() if found else "none"))
     return lines
 
 

@@ -7,6 +7,9 @@ for the account that servers of ours run as. The database is built on a private 
 C functions, so that a few objects are missing. All its tables are then renamed to `_cdc_…`, backed up,
 drilled, dropped, restored, compared. DIFFERENCES is where to write what came back otherwise. It takes some
 minutes and is no part of the tests, because it needs a download.
+
+Left out: base types that a script makes from internal functions, with the tables that use them, and
+inheritance children to which a column of the parent came late, which pg_dump gives another order of columns.
 """
 
 import difflib
@@ -20,7 +23,6 @@ from pathlib import Path
 
 from psycopg import sql
 
-from backup.errors import BackupError
 from backup.postgres.embedded import DISPOSABLE, start_server
 from tests.restoring import drill, everything
 from tests.servers import FreshDatabase, clean_environment, find_binaries, fresh_database
@@ -34,6 +36,14 @@ where c.relkind in ('r', 'p') and c.relpersistence <> 't' and not starts_with(c.
 order by c.oid
 """
 
+_BASE_TYPES = """
+select oid::regtype::text from pg_type
+where typtype = 'b' and typcategory <> 'A' and typnamespace = 'public'::regnamespace
+  and not exists (select from pg_depend where objid = pg_type.oid and deptype = 'e')
+"""
+
+_REORDERED = ("public.a_star", "public.test_type_diff", "public.test_type_diff2", "public.gtestxx_4")
+
 _DROP = """
 select n.nspname::text, c.relname::text
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -41,6 +51,11 @@ where c.relkind in ('r', 'p') and starts_with(c.relname, '_cdc_')
   and not exists (select from pg_inherits where inhrelid = c.oid)
 order by c.oid desc
 """
+
+
+def say(line: str) -> None:
+    """A line for who waits."""
+    sys.stderr.write(f"{line}\n")
 
 
 def build(database: FreshDatabase, folder: Path) -> None:
@@ -57,7 +72,7 @@ def build(database: FreshDatabase, folder: Path) -> None:
         "PGOPTIONS": "-c intervalstyle=postgres_verbose",
     }
     for number, name in enumerate(names, 1):
-        print(f"\r{number}/{len(names)} {name:40}", end="", file=sys.stderr, flush=True)
+        sys.stderr.write(f"\r{number}/{len(names)} {name:40}")
         subprocess.run(
             (
                 str(database.server.binaries / "psql"),
@@ -74,11 +89,14 @@ def build(database: FreshDatabase, folder: Path) -> None:
             check=False,
             timeout=300,
         )
-    print(file=sys.stderr)
+    say("")
 
 
 def rename(database: FreshDatabase) -> int:
     """Give every table the prefix; how many there are."""
+    dropped = [f"drop type {name} cascade" for (name,) in database.rows(_BASE_TYPES)]
+    for statement in (*dropped, *(f"drop table if exists {name} cascade" for name in _REORDERED)):
+        database.execute(sql.SQL(statement))
     tables = database.rows(_RENAME)
     for schema, name in tables:
         database.execute(
@@ -104,7 +122,7 @@ def main(folder: Path, target: Path | None) -> int:
     """Build, lose, bring back, compare; 0 if all is as it was."""
     binaries = find_binaries("machine")
     if binaries is None:
-        print("No server of this machine's own was found.", file=sys.stderr)
+        say("No server of this machine's own was found.")
         return 2
     settings = {**DISPOSABLE, "max_locks_per_transaction": "512", "max_prepared_transactions": "2"}
     with (
@@ -113,22 +131,22 @@ def main(folder: Path, target: Path | None) -> int:
         fresh_database(server) as database,
     ):
         build(database, folder)
-        print(f"{rename(database)} tables renamed", file=sys.stderr)
+        say(f"{rename(database)} tables renamed")
+        # What a materialized view holds is refreshed by a restore.
+        for schema, name in database.rows("select schemaname::text, matviewname::text from pg_matviews"):
+            database.psql(f"--command=refresh materialized view {sql.Identifier(schema, name).as_string()}")
         before = everything(database)
         session = write(database, Path(root))
-        print(f"{len(session.manifest.tables)} tables backed up, {session.rows} rows", file=sys.stderr)
-        try:
-            proof = drill(database, session)
-            print("\n".join(["drilled", *proof.unproven]), file=sys.stderr)
-        except BackupError as error:
-            print(error, file=sys.stderr)
+        say(f"{len(session.manifest.tables)} tables backed up, {session.rows} rows")
+        proof = drill(database, session)
+        say("\n".join(["drilled", *proof.unproven]))
         drop(database)
         restored = restore(database, session.path / "restore.sql")
-        print(restored.stderr, file=sys.stderr)
+        say(restored.stderr)
         different = differences(before, everything(database))
     if target:
         target.write_text("\n".join(different) + "\n", errors="surrogateescape")
-    print(f"{len(different)} lines of difference", file=sys.stderr)
+    say(f"{len(different)} lines of difference")
     return 1 if different or restored.returncode else 0
 
 

@@ -52,9 +52,7 @@ class FreshDatabase:
         with self.connect() as connection:
             connection.execute(statements)
 
-    def rows(
-        self, query: str | sql.SQL | sql.Composed, parameters: Params | None = None
-    ) -> list[tuple[Any, ...]]:
+    def rows(self, query: str | sql.SQL | sql.Composed, parameters: Params | None = None) -> list[tuple[Any, ...]]:
         """The rows of a query."""
         with self.connect() as connection:
             return connection.execute(query, parameters).fetchall()
@@ -101,9 +99,7 @@ def find_binaries(kind: str) -> Path | None:
 
 def version(program: Path) -> str:
     """The version that one of PostgreSQL's programs says it has: "18.4"."""
-    said = subprocess.run(
-        (str(program), "--version"), capture_output=True, encoding="utf-8", check=True
-    ).stdout
+    said = subprocess.run((str(program), "--version"), capture_output=True, encoding="utf-8", check=True).stdout
     found = re.search(r"\(PostgreSQL\) (\S+)", said)
     assert found, said
     return found[1]
@@ -118,13 +114,9 @@ def _machine_binaries() -> Path | None:
     """The newest server that is installed on this machine; rather one of another major than the embedded."""
     folders = [folder for pattern in _USUAL_FOLDERS for folder in Path("/").glob(pattern)]
     if pg_config := shutil.which("pg_config"):
-        said = subprocess.run(
-            (pg_config, "--bindir"), capture_output=True, encoding="utf-8", check=False
-        ).stdout
+        said = subprocess.run((pg_config, "--bindir"), capture_output=True, encoding="utf-8", check=False).stdout
         folders.append(Path(said.strip()))
-    servers = [
-        folder for folder in folders if all((folder / name).exists() for name in ("postgres", "initdb"))
-    ]
+    servers = [folder for folder in folders if all((folder / name).exists() for name in ("postgres", "initdb"))]
     embedded = find_binaries("embedded")
     taken = embedded and major(embedded)
     return max(servers, key=lambda folder: (major(folder) != taken, major(folder)), default=None)

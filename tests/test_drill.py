@@ -13,6 +13,7 @@ from backup.errors import BackupError, RestoreError
 from backup.migration.command import MigrationCommand
 from backup.postgres.embedded import Server
 from backup.session.folder import MANIFEST, RESTORE_SCRIPT, Session, open_session
+from backup.session.rows import digest_rows
 from backup.session.sidecar import Drill
 from tests.lacking import lacking
 from tests.restoring import bring_back, drill, everything, oddities, proven
@@ -206,3 +207,62 @@ def test_a_table_whose_rows_are_wide_or_whose_zeros_have_a_sign_is_proven(
         create table _cdc_zeros (a float8, b text); insert into _cdc_zeros values ('-0', E'\\\\.\\n'), ('NaN', null);
     """)
     assert drill(database, write(database, tmp_path)).problem == ""
+
+
+def test_rows_that_take_other_places_than_before_are_proven(database: FreshDatabase, tmp_path: Path) -> None:
+    """Short rows fill what long ones left free, so that the copy is not in the order of the original."""
+    database.execute("""
+        create table _cdc_t (id int, t text); create table _cdc_copied (f float8, t text);
+        insert into _cdc_t select g, repeat(md5(g::text), 1 + g * 7919 % 60) from generate_series(1, 1500) g
+    """)
+    database.execute("delete from _cdc_t where id % 7 = 0")
+    database.psql("--command=vacuum _cdc_t").check_returncode()
+    database.execute("""
+        insert into _cdc_t select g, repeat(md5(g::text), 1 + g * 7919 % 60) || E'\n(1),'
+            from generate_series(1, 300) g;
+        insert into _cdc_copied select '-0', t from _cdc_t
+    """)
+    assert drill(database, write(database, tmp_path)).problem == ""
+
+
+SAME = b"""\
+INSERT INTO public.t (a, b) VALUES
+\t(1, 'x'),
+\t(2, '
+\t(3, ''y''),
+');
+
+
+INSERT INTO public.t (a, b) VALUES
+\t(1, 'x');
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "alike"),
+    [
+        (b"", b"", True),
+        (b"\t(1, 'x'),\n\t(2, '\n\t(3, ''y''),\n');\n", b"\t(2, '\n\t(3, ''y''),\n'),\n\t(1, 'x');\n", True),
+        (b"(2, '", b"(4, '", False),
+        (b"''y''", b"''z''", False),
+        (b"\t(1, 'x'),\n", b"", False),
+        (b"\t(1, 'x'),\n", b"\t(1, 'x'),\n\t(1, 'x'),\n", False),
+    ],
+)
+def test_rows_are_told_apart_whatever_their_order(tmp_path: Path, old: bytes, new: bytes, alike: bool) -> None:
+    texts = {"one": b"-- head\n" + SAME, "other": SAME.replace(old, new, 1) + b"-- foot\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text)
+    one = digest_rows(tmp_path / "one", 8, len(SAME), copied=False)
+    other = digest_rows(tmp_path / "other", 0, len(texts["other"]) - 8, copied=False)
+    assert (one == other) == alike
+
+
+def test_copied_rows_are_told_apart_whatever_their_order(tmp_path: Path) -> None:
+    for name, text in (("one", "1\ta\n2\tb\n"), ("other", "2\tb\n1\ta\n"), ("changed", "1\ta\n2\tc\n")):
+        (tmp_path / name).write_text(f"{text}\\.\n\n\n")
+    one, other, changed = (
+        digest_rows(tmp_path / name, 0, (tmp_path / name).stat().st_size, copied=True)
+        for name in ("one", "other", "changed")
+    )
+    assert one == other != changed

@@ -66,7 +66,9 @@ def owner(binaries: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def fake(folder: Path, command: str) -> Path:
-    """Programs of a server that run a shell command and fail."""
+    """Programs of a server that run a shell command and fail, in a folder that is copied with all around it."""
+    folder = folder / "installed" / "bin"
+    folder.mkdir(parents=True)
     for name in ("initdb", "pg_ctl", "postgres"):
         (folder / name).write_text(f"#!/bin/sh\n{command}\nexit 1\n")
         (folder / name).chmod(0o755)

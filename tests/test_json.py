@@ -226,7 +226,9 @@ def test_tables_are_not_overlooked_because_of_a_schema_name(project: Project) ->
     value, _ = project.json("backup")
     assert value["exit_code"] == 2
     assert "nowhere" in value["message"]
-    project.database.execute("create schema app; alter table _cdc_users set schema app; drop table _cdc_roles, _cdc_empty")
+    project.database.execute(
+        "create schema app; alter table _cdc_users set schema app; drop table _cdc_roles, _cdc_empty"
+    )
     project.configure(schemas=["public"])
     value, _ = project.json("backup")
     assert value["exit_code"] == 2

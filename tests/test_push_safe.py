@@ -30,9 +30,9 @@ def version(request: pytest.FixtureRequest) -> DrizzleVersion:
 
 @pytest.fixture(scope="session")
 def installed(node: Path, version: DrizzleVersion, request: pytest.FixtureRequest) -> Path:
-    """That version, installed once for all runs of the tests."""
+    """That version, installed once for all runs of the tests, where pytest keeps what it remembers."""
     assert node
-    return install(version, request.config.cache.mkdir("drizzle"))
+    return install(version, request.config.rootpath / ".pytest_cache" / "d" / "drizzle")
 
 
 @pytest.fixture

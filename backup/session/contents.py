@@ -200,8 +200,9 @@ class _Owners:
             return None
         if entry.kind in ("TABLE ATTACH", "INDEX ATTACH"):
             relations = (self(self._entries[d]) for d in entry.depends_on if d in self._entries)
-            both = {oid for oid in relations if oid is not None and oid in self._tables}
-            return next(oid for oid in both if len(both) == 1 or both.intersection(self._tables[oid].parents))
+            line = {oid for oid in relations if oid is not None and oid in self._tables}
+            # It depends on all further up as well: its own is the table that is nobody's parent among them.
+            return next(iter(line.difference(*(self._tables[oid].parents for oid in line))))
         if entry.oid in self._relations and (entry.kind in _TABLES | _VIEWS or not entry.catalog):
             return entry.oid
         if (entry.catalog, entry.oid) in self._parts:

@@ -1,6 +1,7 @@
 """The proof of a session: restored on a scratch database from its own files, dumped again, compared."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -16,6 +17,7 @@ from backup.session.contents import TableContents, definition_digest, sort_conte
 from backup.session.dump import dump_tables
 from backup.session.folder import SavedTable, Session, new_session
 from backup.session.restore import RestoreMode, restore_session, verify_session
+from backup.session.rows import digest_rows
 from backup.session.sidecar import Drill, DrilledTable
 
 _LOCK_TIMEOUT = 60.0
@@ -28,7 +30,7 @@ def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs:
     """Restore the session on the empty scratch database, dump it again, compare, and keep the result beside it.
 
     An empty database, with stand-ins for the tables that the session's speak of, is what a migration leaves
-    at worst. The rows must be dumped to the same bytes, and, where both servers are of one major version,
+    at worst. Every row must be dumped to the same bytes, and, where both servers are of one major version,
     the definitions to the same text; else to the same columns and keys. The fingerprints are computed then.
 
     Raises:
@@ -107,7 +109,7 @@ def _compare(session: Session, database: Database, clients: Clients, jobs: int) 
 
 
 def _compare_rows(session: Session, table: SavedTable, restored: TableContents) -> None:
-    """Compare the two dumps' text of the rows, byte for byte."""
+    """Compare the two dumps' text of the rows: byte for byte, if need be row by row."""
     name = f"{table.schema_name}.{table.name}"
     if table.file is None or table.rows_offset is None or table.rows_bytes is None:
         if restored.rows:
@@ -115,14 +117,24 @@ def _compare_rows(session: Session, table: SavedTable, restored: TableContents) 
         return
     if restored.rows is None or restored.rows.file.stat().st_size != table.rows_bytes:
         raise RestoreError(f"the rows of {name} are others: their text is not as long as it was.")
-    with (session.path / table.file).open("rb") as before, restored.rows.file.open("rb") as after:
-        before.seek(table.rows_offset)
-        left = table.rows_bytes
-        while left:
-            piece = before.read(min(_CHUNK, left))
+    before, after = (session.path / table.file, table.rows_offset), (restored.rows.file, 0)
+    if not _same_bytes(before, after, table.rows_bytes):
+        copied = not table.rows_per_insert
+        if len({digest_rows(path, start, table.rows_bytes, copied=copied) for path, start in (before, after)}) > 1:
+            raise RestoreError(f"the rows of {name} are others: their text differs.")
+
+
+def _same_bytes(one: tuple[Path, int], other: tuple[Path, int], length: int) -> bool:
+    """Whether so many bytes of two files, each from an offset on, are the same."""
+    with one[0].open("rb") as before, other[0].open("rb") as after:
+        before.seek(one[1])
+        after.seek(other[1])
+        while length:
+            piece = before.read(min(_CHUNK, length))
             if not piece or piece != after.read(len(piece)):
-                raise RestoreError(f"the rows of {name} are others: their text differs.")
-            left -= len(piece)
+                return False
+            length -= len(piece)
+    return True
 
 
 def _compare_definition(version: str, snapshot: Snapshot, table: SavedTable, restored: TableContents) -> None:

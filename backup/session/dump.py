@@ -91,6 +91,7 @@ def dump_tables(
         BackupError: a pg_dump failed, or what it wrote is not what the snapshot holds.
     """
     run_pg_dump = partial(_run_pg_dump, snapshot, database, clients, jobs)
+    measure = partial(_measure, fixed=layouts is not None)
     waiting: dict[int, list[Table]] = defaultdict(list)
     for table in snapshot.tables:
         if table.oid in snapshot.counts and snapshot.counts[table.oid].rows:
@@ -108,12 +109,12 @@ def dump_tables(
             *_patterns("--exclude-table-data", [table for tables in waiting.values() for table in tables]),
         )
         _refuse_gaps(snapshot, entries, target)
-        rows = _measure(in_main, snapshot, entries, target, _ROWS_PER_INSERT[0], waiting)
+        rows = measure(in_main, snapshot, entries, target, _ROWS_PER_INSERT[0], waiting)
         while waiting:
             rows_per_insert = max(waiting)
             tables, target = waiting.pop(rows_per_insert), folder / f"rows-{rows_per_insert}"
             archive = run_pg_dump(target, "--data-only", *_format(rows_per_insert), *_patterns("--table", tables))
-            rows |= _measure(tables, snapshot, archive, target, rows_per_insert, waiting)
+            rows |= measure(tables, snapshot, archive, target, rows_per_insert, waiting)
         return Dump(entries=entries, need_entries=need_entries.result(), rows=rows)
 
 
@@ -167,10 +168,12 @@ def _measure(
     folder: Path,
     rows_per_insert: int,
     again: dict[int, list[Table]],
+    *,
+    fixed: bool,
 ) -> dict[int, Rows]:
     """The rows of `tables` in the archive, counted; a table whose statements are too large goes to `again`.
 
-    `rows_per_insert` is 0 for COPY text.
+    `rows_per_insert` is 0 for COPY text. With `fixed` no statement is too large.
     """
     entries = {entry.oid: entry for entry in archive if entry.kind == "TABLE DATA"}
     measured = {}
@@ -186,7 +189,7 @@ def _measure(
                 f"{table} has {expected:,} rows in the snapshot, and pg_dump wrote {written.rows:,} of them.",
                 untouched="No session was written.",
             )
-        if written.largest_statement > LARGEST_STATEMENT:
+        if written.largest_statement > LARGEST_STATEMENT and not fixed:
             again[_step(rows_per_insert * LARGEST_STATEMENT / written.largest_statement)].append(table)
             file.unlink()
             continue
