@@ -585,6 +585,26 @@ def test_a_leaf_or_all_of_a_partitioned_table_come_back(database: FreshDatabase,
         assert everything(database) == before, loss
 
 
+def test_partitions_of_partitions_come_back_whatever_numbers_they_have(database: FreshDatabase, tmp_path: Path) -> None:
+    for number in range(12):
+        database.execute(
+            sql.SQL("""
+                create table {root} (id int, at int, primary key (id, at)) partition by list (at);
+                create table {middle} partition of {root} for values in (2) partition by list (id);
+                create table {leaf} partition of {middle} default; insert into {root} values (1, 2);
+            """).format(
+                root=sql.Identifier(f"_cdc_{number}"),
+                middle=sql.Identifier(f"middle_{number}"),
+                leaf=sql.Identifier(f"leaf_{number}"),
+            )
+        )
+    before = everything(database)
+    session = write(database, tmp_path)
+    database.execute(sql.SQL(f"drop table {', '.join(f'middle_{number}' for number in range(12))}"))
+    bring_back(database, session)
+    assert everything(database) == before
+
+
 def test_inheritance_comes_back_from_the_child_up_or_the_parent_down(database: FreshDatabase, tmp_path: Path) -> None:
     database.execute("""
         create table _cdc_base (id int primary key, a text); create table child (more int) inherits (_cdc_base);
