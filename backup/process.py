@@ -210,26 +210,33 @@ def _started(
     group: str | None = None,
     start_new_session: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A running child that does not outlive the block."""
+    """A running child that does not outlive the block.
+
+    A signal while it is being started waits until there is a child to be ended.
+    """
+    early: list[signal.Signals] = []
     try:
-        child = subprocess.Popen(
-            argv,
-            env=environment,
-            cwd=cwd,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            user=user,
-            group=group,
-            # else a server that runs as another user would keep root's supplementary groups
-            extra_groups=() if user is not None else None,
-            start_new_session=start_new_session,
-        )
+        with handled(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), early.append)):
+            child = subprocess.Popen(
+                argv,
+                env=environment,
+                cwd=cwd,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                user=user,
+                group=group,
+                # else a server that runs as another user would keep root's supplementary groups
+                extra_groups=() if user is not None else None,
+                start_new_session=start_new_session,
+            )
     except OSError as error:
         # the exit codes of a shell that cannot start a program (POSIX, Shell Command Language, 2.8.2)
         raise ProcessError(argv, 127 if isinstance(error, FileNotFoundError) else 126, str(error)) from error
     with child:
         try:
+            for number in early:
+                signal.raise_signal(number)
             yield child
         except BaseException:
             _end(child, whole_session=start_new_session)
