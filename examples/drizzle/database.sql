@@ -23,7 +23,6 @@ CREATE TABLE permissions (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     role_id integer NOT NULL,
     action text NOT NULL,
-    CONSTRAINT permissions_role_id_action_key UNIQUE (role_id, action),
     CONSTRAINT permissions_role_id_fkey FOREIGN KEY (role_id) REFERENCES roles (id)
 );
 

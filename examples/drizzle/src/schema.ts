@@ -34,8 +34,6 @@ export const permissions = pgTable(
     roleId: integer("role_id").notNull(),
     action: text().notNull(),
   },
-  (table) => [
-    unique("permissions_role_id_action_key").on(table.roleId, table.action),
-    foreignKey({ name: "permissions_role_id_fkey", columns: [table.roleId], foreignColumns: [roles.id] }),
-  ],
+  // No unique constraint over two columns: drizzle-kit 0.31 reads its columns in no certain order, and then asks.
+  (table) => [foreignKey({ name: "permissions_role_id_fkey", columns: [table.roleId], foreignColumns: [roles.id] })],
 );
