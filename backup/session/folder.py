@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -141,9 +141,12 @@ def new_session(root: Path) -> Iterator[Path]:
     """
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        clear_dead(root)
-        folder = _make(root)
-        with locked(folder):
+        with ExitStack() as held:
+            # One at a time: between its making and its lock a folder would look like a dead one's.
+            with locked(root):
+                clear_dead(root)
+                folder = _make(root)
+                held.enter_context(locked(folder))
             try:
                 yield folder
             finally:
