@@ -143,7 +143,7 @@ def new_session(root: Path) -> Iterator[Path]:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with ExitStack() as held:
             # One at a time: between its making and its lock a folder would look like a dead one's.
-            with locked(root):
+            with locked(root.resolve()):
                 clear_dead(root)
                 folder = _make(root)
                 held.enter_context(locked(folder))
