@@ -137,6 +137,7 @@ class CDCBackup:
             return
         SafeRun(
             database=self._database,
+            announced={},
             time_limit=self.settings.time_limit,
             restore=f"{self._program}restore",
             named=self._named,

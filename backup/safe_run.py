@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -27,10 +27,12 @@ def look_at_catalog(database: Database) -> str:
 class SafeRun:
     """A run of migration commands over the tables of `result`, after their backup.
 
+    `announced` is by OID what a person was told before that would become of a table: that is no loss then.
     `restore` is what a person types to restore, `named` the options that lead to the same configuration.
     """
 
     database: Database
+    announced: Mapping[int, Change]
     time_limit: float | None
     restore: str
     named: tuple[str, ...]
@@ -51,7 +53,7 @@ class SafeRun:
                 f"Nothing can be written beside the session: {error}.", untouched="The migration was not started."
             ) from error
         failure = self._migrate(commands, catalog)
-        verdict = self.result.verdict = judge(self.database, self.result.tables, self.result.counts)
+        verdict = self.result.verdict = judge(self.database, self.result.tables, self.result.counts, self.announced)
         try:
             self._keep_verdict(
                 commands, destroyed={f"{v.schema}.{v.name}": v.change.value for v in verdict if v.is_loss}
@@ -112,7 +114,7 @@ class SafeRun:
                     for v in verdict
                 ],
             )
-        lost = [v for v in verdict if v.is_loss]
+        lost = [v for v in verdict if v.is_loss and not v.announced]
         if lost:
             names = ", ".join(f"{visible(f'{v.schema}.{v.name}')} ({v.change})" for v in lost)
             raise DestroyedError(

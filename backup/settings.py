@@ -31,6 +31,22 @@ class Mode(StrEnum):
     AUTO = "auto"
 
 
+class Rehearse(StrEnum):
+    """Whether the migration command is tried on a scratch database first; `auto`: where it does nothing else."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class OnDestroy(StrEnum):
+    """What becomes of a statement that is about to take a CDC table from us."""
+
+    CONTINUE = "continue"
+    ASK = "ask"
+    STOP = "stop"
+
+
 def _absolute(value: object, folder: Path) -> Path:
     if not isinstance(value, str | Path) or value == "":
         raise ValueError("no path")
@@ -51,6 +67,11 @@ def _folder(value: object, info: ValidationInfo) -> Path:
 def _switch(value: object) -> object:
     # YAML 1.1 makes booleans of on and off; in quotes they stay words.
     return _SWITCH.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _word(value: object) -> object:
+    # YAML 1.1 makes a boolean of the word on.
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
 def _off(value: object) -> object:
@@ -76,6 +97,14 @@ def _schemas(value: object) -> object:
     if len(set(names)) < len(names):
         raise ValueError("a schema twice")
     return names
+
+
+def _names(value: object) -> object:
+    if value == "*":
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
+        raise ValueError("no list of tables")
+    return tuple(value)
 
 
 def _scratch(value: object) -> object:
@@ -149,6 +178,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
         repr=False,
         description="auto, server, embedded, or a URL that starts with postgresql://",
     )
+    rehearse: Annotated[Rehearse, BeforeValidator(_word)] = Field(default=Rehearse.AUTO, description="auto, on or off")
+    rehearse_data: Annotated[tuple[str, ...] | Literal["*"], BeforeValidator(_names)] = Field(
+        default=(), description='a list of tables, like [users, public.roles], or "*" without a list for all'
+    )
+    guard: _Switch = Field(default=True, description="on or off")
+    on_destroy: OnDestroy = Field(default=OnDestroy.CONTINUE, description="continue, ask or stop")
     jobs: StrictInt = Field(default=2, ge=1, le=64, description="a whole number from 1 to 64")
     lock_timeout: Annotated[float, BeforeValidator(_seconds)] = Field(
         default=10.0,

@@ -1,7 +1,7 @@
 """What became of the CDC tables: the catalog and the counts before and after the migration, compared."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import psycopg
@@ -33,7 +33,8 @@ class Change(StrEnum):
 class Verdict:
     """What became of one table. `rows_after` is None where there is no table to count in.
 
-    `in_place` says that what was lost can go back where it was: the table has no other name, and no fewer columns.
+    `announced` says that a person was told before that exactly this would become of it. `in_place` says that
+    what was lost can go back where it was: the table has no other name, and no fewer columns.
     """
 
     schema: str
@@ -43,6 +44,7 @@ class Verdict:
     rows_after: int | None
     detail: str = ""
     in_place: bool = True
+    announced: bool = False
 
     @property
     def is_loss(self) -> bool:
@@ -50,7 +52,9 @@ class Verdict:
         return self.change is not Change.UNTOUCHED
 
 
-def judge(database: Database, before: Sequence[Table], counts: Mapping[int, Count]) -> tuple[Verdict, ...]:
+def judge(
+    database: Database, before: Sequence[Table], counts: Mapping[int, Count], announced: Mapping[int, Change]
+) -> tuple[Verdict, ...]:
     """Compare the tables of a snapshot with what the database holds now.
 
     Never raises for what the database does: what cannot be read has the verdict `unknown`.
@@ -66,9 +70,13 @@ def judge(database: Database, before: Sequence[Table], counts: Mapping[int, Coun
         return tuple(_unknown(table, _rows(counts, table), str(error)) for table in before)
     by_oid = {table.oid: table for table in after}
     by_name = {(table.schema, table.name): table for table in after}
-    return tuple(
+    verdicts = (
         _compare(table, _rows(counts, table), by_oid.get(table.oid), by_name.get((table.schema, table.name)), rows)
         for table in before
+    )
+    return tuple(
+        replace(verdict, announced=announced.get(table.oid) is verdict.change)
+        for table, verdict in zip(before, verdicts, strict=True)
     )
 
 

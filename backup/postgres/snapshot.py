@@ -10,6 +10,7 @@ from psycopg import sql
 
 from backup.errors import BackupError, UsageError
 from backup.postgres.database import Database
+from backup.postgres.newer import Horizon, mark_horizon
 from backup.postgres.tables import (
     Connection,
     Kind,
@@ -52,9 +53,9 @@ class Snapshot:
     """The tables at one moment; `connection` is inside it and holds ACCESS SHARE on every table.
 
     `database_id` tells the database from every other one in the world, as `identify` does. `counts` has an
-    entry for every table that holds rows itself, by OID: not for partitioned and foreign ones. `moment` is in
-    UTC, `wal` the write-ahead log's position, None where the role may not see it. `standby`: the server only
-    replays what its primary did, a moment later.
+    entry for every table that holds rows itself, by OID: not for partitioned and foreign ones. `horizon` tells
+    later which rows it did not show. `moment` is in UTC, `wal` the write-ahead log's position, None where the
+    role may not see it. `standby`: the server only replays what its primary did, a moment later.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Snapshot:
     connection: Connection
     tables: tuple[Table, ...]
     counts: dict[int, Count]
+    horizon: Horizon
     missing: tuple[Missing, ...]
     missing_schemas: tuple[str, ...]
     standby: bool
@@ -205,6 +207,7 @@ def _describe(
         connection=connection,
         tables=tables,
         counts=count_rows(connection, tables),
+        horizon=mark_horizon(connection, tables),
         missing=missing,
         missing_schemas=lacking,
         standby=row[5],
