@@ -15,23 +15,33 @@ SET LOCAL bytea_output = 'hex'"""
 """Under these a value has one text form, which shows all of it: `-0`, trailing zeros, the padding of char."""
 
 
+_HALF = "pg_catalog.sum(('x' || pg_catalog.{side}(h, 16))::pg_catalog.bit(64)::pg_catalog.int8)::pg_catalog.text"
+_FINGERPRINT = sql.SQL("pg_catalog.concat_ws(':', pg_catalog.count(h), {left}, {right})").format(
+    left=sql.SQL(_HALF).format(side=sql.SQL("left")), right=sql.SQL(_HALF).format(side=sql.SQL("right"))
+)
+
+
 def fingerprint(table: sql.Composable, columns: Sequence[str]) -> sql.Composed:
     """The expression of a table's fingerprint, `rows:hash`, to be computed under `SETTINGS`.
 
     The hash is the sum of the rows' MD5 in two halves, so that the same row twice counts twice. A row's
     text has its columns by name, so that their order does not count; in it NULL differs from an empty text.
     """
-    row = sql.SQL(", ").join(sql.Identifier("r", name) for name in sorted(columns))
-    half = "pg_catalog.sum(('x' || pg_catalog.{side}(h, 16))::pg_catalog.bit(64)::pg_catalog.int8)::pg_catalog.text"
-    return sql.SQL(
-        "(select pg_catalog.concat_ws(':', pg_catalog.count(*), {left}, {right})"
-        " from (select pg_catalog.md5(row({row})::pg_catalog.text) from only {table} as r) as x (h))"
-    ).format(
-        row=row,
-        table=table,
-        left=sql.SQL(half).format(side=sql.SQL("left")),
-        right=sql.SQL(half).format(side=sql.SQL("right")),
+    return sql.SQL("(select {} from (select {} from only {} as r) as x (h))").format(
+        _FINGERPRINT, _digest(columns), table
     )
+
+
+def count_and_fingerprint(table: sql.Composable, columns: Sequence[str], where: sql.Composable) -> sql.Composed:
+    """A query for the number of a table's rows, and for the fingerprint of those that `where` chooses."""
+    return sql.SQL(
+        "select pg_catalog.count(*), {} from (select case when {} then {} end from only {} as r) as x (h)"
+    ).format(_FINGERPRINT, where, _digest(columns), table)
+
+
+def _digest(columns: Sequence[str]) -> sql.Composed:
+    row = sql.SQL(", ").join(sql.Identifier("r", name) for name in sorted(columns))
+    return sql.SQL("pg_catalog.md5(row({})::pg_catalog.text)").format(row)
 
 
 def fingerprint_tables(connection: Connection, tables: Sequence[Table]) -> dict[int, str]:

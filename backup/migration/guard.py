@@ -1,0 +1,259 @@
+"""Holds the CDC tables while the migration runs, and saves what is new in one before a statement takes it."""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import psycopg
+
+from backup.errors import BackupError, CDCBackupError
+from backup.postgres.database import Database
+from backup.postgres.holding import Holding
+from backup.postgres.locks import Standing, Waiting, find_standing, find_waiting
+from backup.postgres.tables import Connection, Kind, Table
+from backup.session.statements import one_line
+
+_PAUSE = 0.01
+"""Seconds between two looks."""
+
+_SHARE = 4
+"""After a look that took long, so many times as long, so that it is a small part of the server's work."""
+
+_PATIENCE = 2.0
+"""Seconds for which a statement waits because another table cannot be held on while one is let go.
+
+Somebody else wants that one then, and waits for a third: it may be the statement's own tool, and nobody but us
+could end that.
+"""
+
+_AFTERWARDS = 30.0
+"""Seconds for which statements that wait for us are seen to after the command has ended."""
+
+_RETRY = 0.5
+"""Seconds between two attempts to reach a server that is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """How many rows were saved, or why they could not be."""
+
+    rows: int
+    missed: str = ""
+
+
+Save = Callable[[Connection, Table, Table, bool], Saved]
+"""Saves what is new in a table.
+
+Gets a connection that holds it, the table as it was backed up, the same with the name that it has now, and
+whether it was rewritten since, by TRUNCATE or ALTER.
+"""
+
+Decide = Callable[[str, Table], str]
+"""Why a statement must not have the table; empty where it may."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strike:
+    """A statement that wanted a CDC table for itself alone, and what became of it.
+
+    `table` is its name, `rows` is what was saved of it. For `waited` seconds the statement, and with it whoever
+    wanted to write to the table, was held up. `refused` says why it was cancelled; it is empty where it went on.
+    """
+
+    query: str
+    table: str
+    rows: int
+    waited: float
+    refused: str
+
+
+class Guard:
+    """Tables that are held while something runs, and what happened to them meanwhile.
+
+    `gaps` are tables that nobody held for a while, by OID, with the reason: what was written to them then, and
+    destroyed before they were held again, is lost.
+    """
+
+    def __init__(self, database: Database, tables: Sequence[Table], *, save: Save, decide: Decide) -> None:
+        self.strikes: list[Strike] = []
+        self.gaps: dict[int, str] = {}
+        self._database = database
+        self._tables = {table.oid: table for table in tables if table.kind is not Kind.FOREIGN}
+        self._save = save
+        self._decide = decide
+        self._files: dict[int, int | None] = {}
+        self._rewritten: set[int] = set()
+        self._decided: dict[tuple[int, str, int], str] = {}
+        self._stuck_since: float | None = None
+        self._over = threading.Event()
+
+    @contextmanager
+    def standing(self, find: Callable[[Connection], Sequence[Table]], lock_timeout: float) -> Iterator[None]:
+        """Hold the tables for as long as the block lasts, and until nothing waits for them any more.
+
+        Args:
+            find: finds the CDC tables, to see that they are still those that were backed up.
+            lock_timeout: seconds to wait for each lock.
+
+        Raises:
+            BackupError: a table cannot be had, or is not what was backed up any more.
+            DatabaseError: the server cannot be reached.
+        """
+        with ExitStack() as connections:
+            watch, holding = self._connect(connections)
+            if not holding.take(self._tables.values(), lock_timeout) or not self._are_still(find(watch)):
+                raise BackupError(
+                    "The CDC tables are not what was backed up any more: they were created, dropped or altered since, "
+                    f"or one of them is locked for longer than lock_timeout ({lock_timeout:g} s).",
+                    untouched="The migration was not started.",
+                    remedy="Run this again, when nobody else changes them.",
+                )
+            self._files = {oid: now.file for oid, now in find_standing(watch, self._tables).items()}
+            mine = connections.pop_all()
+        watcher = threading.Thread(target=self._stand, args=(mine, watch, holding), name="guard")
+        watcher.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            watcher.join()
+
+    def _connect(self, connections: ExitStack) -> tuple[Connection, Holding]:
+        def connect() -> Connection:
+            return connections.enter_context(self._database.connect())
+
+        return connect(), Holding(connect)
+
+    def _are_still(self, now: Sequence[Table]) -> bool:
+        def shape(tables: Iterable[Table]) -> set[tuple[object, ...]]:
+            return {(t.oid, t.schema, t.name, t.columns) for t in tables if t.kind is not Kind.FOREIGN}
+
+        return shape(now) == shape(self._tables.values())
+
+    def _stand(self, connections: ExitStack, watch: Connection, holding: Holding) -> None:
+        """The guard's thread: look on; where the server is gone, come back to it."""
+        while True:
+            try:
+                with connections:
+                    self._look_on(watch, holding)
+                return
+            except (CDCBackupError, psycopg.Error) as error:
+                why = f"the guard lost its connection at {time.strftime('%H:%M:%S')}: {one_line(str(error))}"
+            except Exception as error:  # noqa: BLE001 - a bug of ours must not look like a table that was held
+                self.gaps |= dict.fromkeys(self._tables, f"the guard failed: {error!r}")
+                return
+            self.gaps = {**dict.fromkeys(holding.held, why), **self.gaps}
+            left = {**holding.held, **holding.outside}
+            connections, returned = ExitStack(), False
+            while not returned:
+                try:
+                    watch, holding = self._connect(connections)
+                    holding.outside |= left
+                    returned = True
+                except (CDCBackupError, psycopg.Error):
+                    connections.close()
+                    if self._over.wait(_RETRY):
+                        return
+
+    def _look_on(self, watch: Connection, holding: Holding) -> None:
+        """Look who waits for us, until the command and all that it left on the server have ended."""
+        deadline = None
+        while True:
+            began = time.monotonic()
+            over = self._over.is_set()
+            waiting = find_waiting(watch, holding.pids, holding.held)
+            if ending := {pid for waits in waiting if waits.oid is None for pid in waits.blockers}:
+                holding.renew(ending)
+            let_go = self._see_to(watch, holding, [waits for waits in waiting if waits.oid in holding.held], began)
+            self._note_regained(holding.regain())
+            now = time.monotonic()
+            if over and not waiting:
+                return
+            if over and now > (deadline := deadline or now + _AFTERWARDS):
+                for waits in waiting:
+                    if waits.oid is not None:
+                        self.gaps[waits.oid] = f"{one_line(waits.query)[:100]} still waited for it when we left"
+                return
+            if not let_go:
+                time.sleep(max(_PAUSE, _SHARE * (now - began)))
+
+    def _see_to(self, watch: Connection, holding: Holding, waiting: Sequence[Waiting], seen: float) -> bool:
+        """Let those statements go on that wait for nobody but us; whether any did."""
+        ready: dict[int, Waiting] = {}
+        for waits in waiting:
+            assert waits.oid is not None  # noqa: S101 - these wait for a table
+            if waits.blockers <= holding.pids and not self._refused(watch, waits, waits.oid):
+                ready[waits.oid] = waits
+        if not ready:
+            self._stuck_since = None
+            return False
+        self._stuck_since = self._stuck_since or seen
+        held, saved = holding.held, dict[int, Saved]()
+
+        def save(connection: Connection, oid: int) -> None:
+            saved[oid] = self._save(connection, self._tables[oid], held[oid], oid in self._rewritten)
+
+        try:
+            if not holding.let_go(self._letting(ready, waiting, held, seen), save):
+                holding.look_again()
+                return False
+        except (BackupError, OSError, psycopg.Error) as error:
+            if holding.broken:
+                raise
+            for oid, waits in ready.items():
+                self._decided[_key(waits, oid)] = f"what is new in it could not be saved: {one_line(str(error))}"
+                self._refused(watch, waits, oid)
+            return False
+        self._stuck_since = None
+        self.gaps |= {oid: done.missed for oid, done in saved.items() if done.missed}
+        for oid, waits in ready.items():
+            waited, table = waits.seconds + time.monotonic() - seen, str(self._tables[oid])
+            self.strikes.append(Strike(query=waits.query, table=table, rows=saved[oid].rows, waited=waited, refused=""))
+        return True
+
+    def _letting(
+        self, ready: Collection[int], waiting: Sequence[Waiting], held: Collection[int], now: float
+    ) -> Collection[int]:
+        """What to let go: what is ready, and after some patience also what somebody else keeps us from holding on."""
+        assert self._stuck_since is not None  # noqa: S101 - set since something is ready
+        stuck = now - self._stuck_since
+        if stuck <= _PATIENCE:
+            return ready
+        wanted = {waits.oid for waits in waiting if waits.oid is not None}
+        letting = wanted if stuck <= 2 * _PATIENCE else set(held)
+        why = "it was let go before it was still, because somebody else waited for it and for others"
+        self.gaps |= {oid: why for oid in letting if oid not in ready}
+        return letting
+
+    def _refused(self, watch: Connection, waits: Waiting, oid: int) -> bool:
+        """Decide, once for each statement and table, whether it may have it; cancel the statement if not."""
+        key = _key(waits, oid)
+        new = key not in self._decided
+        if new:
+            self._decided[key] = self._decide(waits.query, self._tables[oid])
+        why = self._decided[key]
+        if not why:
+            return False
+        try:
+            watch.execute("select pg_cancel_backend(%s)", [waits.pid])
+        except psycopg.errors.InsufficientPrivilege:
+            why = f"{why}; the role may not cancel it, so it was kept waiting"
+        strike = Strike(query=waits.query, table=str(self._tables[oid]), rows=0, waited=waits.seconds, refused=why)
+        if all((s.query, s.table, s.refused) != (strike.query, strike.table, why) for s in self.strikes):
+            self.strikes.append(strike)
+        return True
+
+    def _note_regained(self, regained: Mapping[int, Standing]) -> None:
+        """A table that is held again with the file that it had lost nothing meanwhile."""
+        for oid, now in regained.items():
+            if now.file == self._files[oid]:
+                self.gaps.pop(oid, None)
+            else:
+                self._rewritten.add(oid)
+                self._files[oid] = now.file
+
+
+def _key(waits: Waiting, oid: int) -> tuple[int, str, int]:
+    return waits.pid, waits.since, oid

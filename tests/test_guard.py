@@ -1,0 +1,317 @@
+"""The guard: while it stands, nothing that is written to a CDC table is lost without having been saved."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from backup.errors import BackupError
+from backup.migration.guard import Guard, Saved
+from backup.postgres.database import Database
+from backup.postgres.tables import Connection, Kind, Table, find_tables
+from tests.servers import FreshDatabase
+
+TABLES = """
+create table users (id int primary key);
+create table _cdc_a (id int);
+create table _cdc_b (id int, by_user int references users);
+create table _cdc_c (id int) partition by range (id);
+create table _cdc_c_1 partition of _cdc_c for values from (0) to (1000);
+"""
+
+PATIENCE = 30
+"""Seconds after which a test that hangs fails instead."""
+
+find = partial(find_tables, prefix="_cdc_", schemas="*")
+
+
+@dataclass
+class Kept:
+    """What the guard saved, by table: all rows that were there."""
+
+    rows: dict[str, list[int]] = field(default_factory=dict)
+
+    def save(self, connection: Connection, table: Table, now: Table, rewritten: bool) -> Saved:
+        """Read all rows of the table."""
+        if table.kind is not Kind.ORDINARY:
+            return Saved(rows=0)
+        query = sql.SQL("select id from only {}").format(now.identifier)
+        self.rows[table.name] = [row[0] for row in connection.execute(query)]
+        return Saved(rows=len(self.rows[table.name]))
+
+
+def allow(_query: str, _table: Table) -> str:
+    """Let every statement go on."""
+    return ""
+
+
+@contextmanager
+def guarded(
+    fresh: FreshDatabase, kept: Kept, decide: Callable[[str, Table], str] = allow, tables: Sequence[Table] | None = None
+) -> Iterator[Guard]:
+    """The guard over all CDC tables of the database."""
+    database = Database.from_url(fresh.url, "a test")
+    if tables is None:
+        with database.connect() as connection:
+            tables = find(connection)
+    guard = Guard(database, tables, save=kept.save, decide=decide)
+    with guard.standing(find, 5.0):
+        yield guard
+
+
+def in_background(action: Callable[[], object]) -> threading.Thread:
+    """A thread that does it, and ends with the test."""
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(
+    ("statements", "taken"),
+    [
+        (["drop table _cdc_a, _cdc_b, _cdc_c"], {"_cdc_a", "_cdc_b", "_cdc_c_1"}),
+        (["begin", "drop table _cdc_b", "drop table _cdc_a", "commit"], {"_cdc_a", "_cdc_b"}),
+        (["truncate users cascade"], {"_cdc_b"}),
+        (["truncate _cdc_c"], {"_cdc_c_1"}),
+        (["drop table users cascade"], {"_cdc_b"}),
+        (["drop schema public cascade"], {"_cdc_a", "_cdc_b", "_cdc_c_1"}),
+        (["alter table _cdc_a drop column id"], {"_cdc_a"}),
+        (["alter table _cdc_a rename to other", "drop table other"], {"_cdc_a"}),
+        (["alter schema public rename to elsewhere", "drop table elsewhere._cdc_a"], {"_cdc_a"}),
+    ],
+)
+def test_what_is_taken_was_saved_before_with_all_that_was_committed_by_then(
+    database: FreshDatabase, statements: list[str], taken: set[str]
+) -> None:
+    database.execute(TABLES)
+    kept = Kept()
+    with guarded(database, kept) as guard:
+        database.execute("insert into _cdc_a values (1); insert into _cdc_b values (2); insert into _cdc_c values (3)")
+        with database.connect() as connection:
+            for statement in statements:
+                connection.execute(statement)
+    assert {name for name, rows in kept.rows.items() if rows} >= taken
+    assert {strike.table.partition(".")[2] for strike in guard.strikes} >= taken
+    assert guard.gaps == {}
+
+
+def test_who_reads_and_writes_does_not_notice_the_guard(database: FreshDatabase) -> None:
+    database.execute(TABLES)
+    with guarded(database, Kept()) as guard, database.connect() as connection:
+        connection.execute("set lock_timeout = '1s'")
+        connection.execute("insert into _cdc_a values (1)")
+        connection.execute("update _cdc_a set id = 2")
+        connection.execute("delete from _cdc_a")
+        connection.execute("create index on _cdc_a (id)")
+        connection.execute("vacuum (analyze, truncate off) _cdc_a")
+        connection.execute("create index concurrently i on _cdc_a (id)")
+        connection.execute("alter table users add column name text")
+    assert guard.strikes == []
+
+
+def test_what_waits_for_the_end_of_our_transaction_is_let_pass(database: FreshDatabase) -> None:
+    database.execute(TABLES + "create index i on _cdc_a (id);")
+    with guarded(database, Kept()) as guard, database.connect() as connection:
+        connection.execute(f"set statement_timeout = '{PATIENCE}s'")
+        connection.execute("drop index concurrently i")
+        connection.execute("alter table _cdc_c detach partition _cdc_c_1 concurrently")
+        connection.execute("drop table _cdc_b")
+    assert [strike.table for strike in guard.strikes if strike.table == "public._cdc_b"] == ["public._cdc_b"]
+
+
+def test_a_table_that_outlives_the_statement_is_held_again_at_once(database: FreshDatabase) -> None:
+    database.execute(TABLES)
+    kept, seen = Kept(), []
+    with guarded(database, kept) as guard, database.connect() as connection:
+        connection.execute("begin; drop table _cdc_a; drop table _cdc_b; rollback")
+        for number in range(10):
+            database.execute(f"insert into _cdc_a values ({number})")
+            connection.execute("truncate _cdc_a")
+            seen += kept.rows["_cdc_a"]
+        database.execute("insert into _cdc_b values (77)")
+        connection.execute("drop table _cdc_b")
+    assert seen == list(range(10))
+    assert kept.rows["_cdc_b"] == [77]
+    assert guard.gaps == {}
+
+
+def test_nothing_that_writers_committed_is_missing_whatever_two_migrations_do_at_once(database: FreshDatabase) -> None:
+    names = [f"_cdc_{number}" for number in range(6)]
+    database.execute("".join(f"create table {name} (id int);" for name in names))
+    committed: dict[str, list[int]] = {name: [] for name in names}
+    over, begun = threading.Event(), threading.Barrier(4)
+
+    def write(which: int) -> None:
+        number = 0
+        with database.connect() as connection:
+            while not over.is_set():
+                number += 1
+                name = names[number % 6]
+                try:
+                    connection.execute(f"insert into {name} values ({which * 1_000_000 + number})")
+                except psycopg.errors.UndefinedTable:
+                    break
+                committed[name].append(which * 1_000_000 + number)
+                if number == 30:
+                    begun.wait(PATIENCE)
+
+    def migrate(some: str) -> None:
+        with database.connect() as connection:
+            connection.execute(f"drop table {some}")
+
+    kept = Kept()
+    with guarded(database, kept) as guard:
+        writers = [in_background(partial(write, which)) for which in range(3)]
+        begun.wait(PATIENCE)
+        migrations = [in_background(partial(migrate, ", ".join(some))) for some in (names[:3], names[3:])]
+        for thread in migrations:
+            thread.join(PATIENCE)
+        over.set()
+        for thread in writers:
+            thread.join(PATIENCE)
+    assert {name: Counter(rows) for name, rows in kept.rows.items()} == {
+        name: Counter(rows) for name, rows in committed.items()
+    }
+    assert guard.gaps == {}
+
+
+def test_many_tables_of_a_schema_are_saved_one_by_one(database: FreshDatabase) -> None:
+    names = [f"_cdc_{number:03}" for number in range(200)]
+    database.execute("create schema s;" + "".join(f"create table s.{name} (id int);" for name in names))
+    kept = Kept()
+    with guarded(database, kept) as guard:
+        database.execute("".join(f"insert into s.{name} values ({number});" for number, name in enumerate(names)))
+        database.execute("drop schema s cascade")
+    assert kept.rows == {name: [number] for number, name in enumerate(names)}
+    assert guard.gaps == {}
+
+
+def test_a_statement_that_is_refused_is_cancelled_and_changes_nothing(database: FreshDatabase) -> None:
+    database.execute(TABLES + "insert into _cdc_a values (1);")
+    kept = Kept()
+
+    def refuse(query: str, table: Table) -> str:
+        return f"{query} wants {table}" if table.name == "_cdc_a" else ""
+
+    with guarded(database, kept, refuse) as guard, pytest.raises(psycopg.errors.QueryCanceled):
+        database.execute("drop table _cdc_b, _cdc_a")
+    assert database.rows("select id from _cdc_a") == [(1,)]
+    assert database.rows("select to_regclass('_cdc_b') is not null") == [(True,)]
+    assert [strike.refused for strike in guard.strikes if strike.table == "public._cdc_a"] == [
+        "drop table _cdc_b, _cdc_a wants public._cdc_a"
+    ]
+
+
+def test_what_cannot_be_saved_is_not_given_away(database: FreshDatabase) -> None:
+    database.execute(TABLES + "insert into _cdc_a values (1);")
+
+    class Full(Kept):
+        def save(self, connection: Connection, table: Table, now: Table, rewritten: bool) -> Saved:
+            if "drop" in statement:
+                connection.execute("select 1/0")
+            raise BackupError("no space left")
+
+    statement = ""
+    with guarded(database, Full()) as guard:
+        for statement in ("drop table _cdc_a", "truncate _cdc_a"):
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                database.execute(statement)
+    assert database.rows("select id from _cdc_a") == [(1,)]
+    said = [strike.refused.rpartition(": ")[2] for strike in guard.strikes]
+    assert said == ["division by zero", "no space left"]
+
+
+def test_a_statement_that_does_not_wait_as_long_as_the_copy_takes_fails_and_takes_nothing(
+    database: FreshDatabase,
+) -> None:
+    database.execute(TABLES + "insert into _cdc_a values (1);")
+    gave_up = threading.Event()
+
+    class Slow(Kept):
+        def save(self, connection: Connection, table: Table, now: Table, rewritten: bool) -> Saved:
+            assert gave_up.wait(PATIENCE)
+            return super().save(connection, table, now, rewritten)
+
+    kept = Slow()
+    with guarded(database, kept) as guard, database.connect() as connection:
+        connection.execute("set lock_timeout = '100ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            connection.execute("drop table _cdc_a")
+        gave_up.set()
+        database.execute("insert into _cdc_a values (2)")
+        connection.execute(f"set lock_timeout = '{PATIENCE}s'")
+        connection.execute("drop table _cdc_a")
+    assert kept.rows["_cdc_a"] == [1, 2]
+    assert guard.gaps == {}
+
+
+def test_who_waits_for_others_as_well_gets_the_table_only_when_they_are_done(database: FreshDatabase) -> None:
+    database.execute(TABLES)
+    kept = Kept()
+    with guarded(database, kept), database.connect() as writer, database.connect() as reader:
+        writer.execute("begin; insert into _cdc_a values (1)")
+        dropping = in_background(lambda: database.execute("drop table _cdc_a"))
+        while not reader.execute("select from pg_locks where not granted").fetchall():
+            pass
+        writer.execute("insert into _cdc_a values (2)")
+        writer.execute("commit")
+        dropping.join(PATIENCE)
+    assert kept.rows["_cdc_a"] == [1, 2]
+
+
+def test_a_guard_that_lost_its_connections_comes_back_and_says_what_nobody_held(database: FreshDatabase) -> None:
+    database.execute(TABLES)
+    kept = Kept()
+    elsewhere = psycopg.connect(database.server.url(), autocommit=True)
+    with guarded(database, kept) as guard, database.connect() as connection, elsewhere:
+        allow = sql.SQL("alter database {} allow_connections {}").format
+        name = sql.Identifier(database.name)
+        elsewhere.execute(allow(name, sql.SQL("false")))
+        connection.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'cdc-backup'"
+        )
+        connection.execute("drop table _cdc_a")
+        elsewhere.execute(allow(name, sql.SQL("true")))
+        held = "select from pg_locks where relation = '_cdc_b'::regclass and mode = 'AccessShareLock' and granted"
+        while not connection.execute(held).fetchall():
+            pass
+        database.execute("insert into _cdc_b values (1)")
+        connection.execute("drop table _cdc_b")
+    assert kept.rows["_cdc_b"] == [1]
+    names = {oid: table.name for oid, table in guard._tables.items()}
+    assert {names[oid] for oid in guard.gaps} == {"_cdc_a"}
+    assert "lost its connection" in next(iter(guard.gaps.values()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["drop table _cdc_a", "create table _cdc_new (id int)", "alter table _cdc_a rename id to other"],
+)
+def test_nothing_is_guarded_that_is_not_what_was_backed_up(database: FreshDatabase, change: str) -> None:
+    database.execute(TABLES)
+    with Database.from_url(database.url, "a test").connect() as connection:
+        before = find(connection)
+    database.execute(change)
+    with pytest.raises(BackupError, match="not what was backed up any more"), guarded(database, Kept(), tables=before):
+        pytest.fail("it stood")
+    assert database.rows("select from pg_stat_activity where application_name = 'cdc-backup'") == []
+
+
+def test_statements_that_still_wait_when_the_command_has_ended_are_seen_to(database: FreshDatabase) -> None:
+    database.execute(TABLES + "insert into _cdc_a values (1);")
+    kept = Kept()
+    with database.connect() as holding, database.connect() as looking:
+        with guarded(database, kept):
+            holding.execute("begin; select from _cdc_a")
+            dropping = in_background(lambda: database.execute("drop table _cdc_a"))
+            while not looking.execute("select from pg_locks where not granted").fetchall():
+                pass
+            in_background(lambda: holding.execute("commit"))
+        dropping.join(PATIENCE)
+    assert kept.rows["_cdc_a"] == [1]
