@@ -304,6 +304,7 @@ class CDCBackup:
         settings = self.settings
         with self._report.step("Counting rows"), self._snapshot(database, names) as snapshot:
             self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
+            self.result.horizon = snapshot.horizon
         self._refuse_blindness(database, snapshot)
         if migrating and snapshot.standby:
             raise UsageError(
@@ -365,6 +366,7 @@ class CDCBackup:
                 self._report.step("Backing up", 2 * expected, lambda: folder_size(partial)),
             ):
                 self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
+                self.result.horizon = snapshot.horizon
                 session = write_session(
                     snapshot, database=database, clients=clients, partial=partial, jobs=settings.jobs
                 )

@@ -35,10 +35,11 @@ def _row(kept: Kept) -> tuple[str, ...]:
             migration = "none"
         case Verdict(destroyed=None):
             migration = "not known"
-        case Verdict(destroyed=destroyed) if destroyed:
-            what = ", ".join(f"{name} ({how})" for name, how in destroyed.items())
-            migration = f"destroyed {what}" + ("; restored since" if kept.restored else "")
-        case _:
-            migration = "destroyed nothing"
+        case Verdict(destroyed=dict(destroyed), announced=announced, machinery=machinery):
+            what = ", ".join(
+                f"{name} ({how}{', as announced' if name in announced else ''})" for name, how in destroyed.items()
+            )
+            migration = f"destroyed {what or 'nothing'}" + ("; restored since" if kept.restored else "")
+            migration += "; " + " ".join(text.splitlines()[0] for text in machinery) if machinery else ""
     state = f"not complete: {listed.problem}" if listed.problem else kept.reason or "nothing: prune deletes it"
     return listed.path.name, *described, size(listed.bytes), drilled, migration, state

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from backup.errors import ExitCode
+from backup.migration.faults import Fault
 from backup.migration.verdict import Verdict
+from backup.postgres.newer import Horizon
 from backup.postgres.snapshot import Count
 from backup.postgres.tables import Table
 from backup.session.folder import SavedTable, Session
@@ -114,14 +116,16 @@ class Changed:
 
 @dataclass(kw_only=True)
 class Result:
-    """What a run did up to now; `tables` and `counts` are those that the verdict compares with."""
+    """What a run did up to now; `tables`, `counts` and `horizon` are those that the verdict compares with."""
 
     status: Status | None = None
     session: Session | None = None
     tables: tuple[Table, ...] = ()
     counts: dict[int, Count] = field(default_factory=dict)
+    horizon: Horizon | None = None
     ran: list[Ran] = field(default_factory=list)
     verdict: tuple[Verdict, ...] | None = None
+    faults: tuple[Fault, ...] = ()
     drill: Drill | None = None
     plan: tuple[TablePlan, ...] | None = None
     sessions: tuple[Kept, ...] | None = None
@@ -157,8 +161,21 @@ class Result:
                     "change": verdict.change,
                     "rows_before": verdict.rows_before,
                     "rows_after": verdict.rows_after,
+                    "rows_added": verdict.rows_added,
+                    "rows_changed": verdict.rows_changed,
+                    "announced": verdict.announced,
+                    "detail": verdict.detail,
                 }
                 for verdict in self.verdict
+            ]
+            value["machinery"] = [
+                {
+                    "kind": fault.part,
+                    "sentence": fault.sentence,
+                    "remedy": fault.way_back or None,
+                    "loss": fault.is_loss,
+                }
+                for fault in self.faults
             ]
         if self.drill is not None:
             value["drill"] = {
@@ -211,6 +228,7 @@ def _listed(kept: Kept) -> dict[str, Any]:
         "problem": listed.problem or None,
         "drilled": None if kept.drill is None else not kept.drill.problem,
         "destroyed": None if kept.verdict is None else kept.verdict.destroyed,
+        "machinery": [] if kept.verdict is None else list(kept.verdict.machinery),
         "restored": kept.restored,
         "kept_because": kept.reason or None,
     }

@@ -1,7 +1,6 @@
 """The migration itself: run, judged by the catalog, told, with the way back where something is lost."""
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,12 +8,19 @@ from datetime import UTC, datetime
 from backup.errors import BackupError, DatabaseError, DestroyedError, MigrationError
 from backup.migration.command import Attended, MigrationCommand
 from backup.migration.drizzle import Outcome, judge_drizzle
-from backup.migration.verdict import Change, Verdict, judge
+from backup.migration.faults import Part, find_faults, machinery_before
+from backup.migration.verdict import Change, judge
 from backup.postgres.catalog import digest_catalog
 from backup.postgres.database import Database
-from backup.report import Report, visible
+from backup.postgres.machinery import Machinery
+from backup.postgres.unfinished import wait_for_unfinished
+from backup.report import Report
 from backup.result import Ran, Result, Status
 from backup.session.sidecar import Verdict as VerdictRecord
+from backup.way_back import sentence_of, ways_back
+
+_PATIENCE = 30.0
+"""Seconds for what a migration that is over left running on the server."""
 
 
 def look_at_catalog(database: Database) -> str:
@@ -28,7 +34,8 @@ class SafeRun:
     """A run of migration commands over the tables of `result`, after their backup.
 
     `announced` is by OID what a person was told before that would become of a table: that is no loss then.
-    `restore` is what a person types to restore, `named` the options that lead to the same configuration.
+    `restore` is what a person types to restore, `named` the options that lead to the same configuration. `patience`
+    is how many seconds are waited for statements that the migration left running on the server.
     """
 
     database: Database
@@ -38,6 +45,7 @@ class SafeRun:
     named: tuple[str, ...]
     report: Report
     result: Result
+    patience: float = _PATIENCE
 
     def run(self, commands: Sequence[MigrationCommand], catalog: str) -> None:
         """Run the commands one after the other, and judge what they did; `catalog` is as it was before.
@@ -46,28 +54,64 @@ class SafeRun:
             MigrationError: a command failed, or did not do its work.
             DestroyedError: CDC data is gone; the message has the command that brings it back.
         """
+        result = self.result
         try:
-            self._keep_verdict(commands, destroyed=None)
+            machinery = machinery_before(self.database, result.tables)
+            self._keep_verdict(VerdictRecord(moment=datetime.now(UTC), command=_shown(commands), destroyed=None))
+        except DatabaseError as error:
+            error.untouched = f"{error.untouched} The migration was not started.".strip()
+            raise
         except OSError as error:
             raise BackupError(
                 f"Nothing can be written beside the session: {error}.", untouched="The migration was not started."
             ) from error
         failure = self._migrate(commands, catalog)
-        verdict = self.result.verdict = judge(self.database, self.result.tables, self.result.counts, self.announced)
+        unfinished = self._wait(machinery)
+        verdict = result.verdict = judge(
+            self.database,
+            result.tables,
+            result.counts,
+            self.announced,
+            horizon=result.horizon,
+            unfinished=unfinished,
+        )
+        result.faults = find_faults(self.database, machinery, result.tables, verdict) if verdict else ()
+        losses = [v for v in verdict if v.is_loss]
         try:
             self._keep_verdict(
-                commands, destroyed={f"{v.schema}.{v.name}": v.change.value for v in verdict if v.is_loss}
+                VerdictRecord(
+                    moment=datetime.now(UTC),
+                    command=_shown(commands),
+                    destroyed={f"{v.schema}.{v.name}": v.change.value for v in losses},
+                    announced=tuple(f"{v.schema}.{v.name}" for v in losses if v.announced),
+                    machinery=tuple(
+                        f"{fault.sentence}\n{fault.way_back}".strip() for fault in result.faults if fault.is_loss
+                    ),
+                    sentence=sentence_of(verdict, result.faults),
+                )
             )
         except OSError as error:
             self.report.warn(f"The verdict could not be written beside the session: {error}")
         self._conclude(failure)
 
-    def _keep_verdict(self, commands: Sequence[MigrationCommand], destroyed: dict[str, str] | None) -> None:
-        """Put beside the session what its migration destroyed; `None` while nobody knows."""
+    def _keep_verdict(self, record: VerdictRecord) -> None:
+        """Put beside the session what its migration destroyed."""
         if self.result.session:
-            VerdictRecord(moment=datetime.now(UTC), command="; ".join(map(str, commands)), destroyed=destroyed).write(
-                self.result.session.path
-            )
+            record.write(self.result.session.path)
+
+    def _wait(self, machinery: Machinery) -> str:
+        """Wait for what the migration left running on the server; what of it is running even so."""
+        oids = [table.oid for table in self.result.tables]
+        try:
+            with self.database.connect() as connection:
+                still = wait_for_unfinished(
+                    connection, oids, machinery.moment, limit=self.patience, tell=self.report.warn
+                )
+        except DatabaseError:
+            return ""  # the verdict will say so
+        for running in still:
+            self.report.fail(f"Still running on the server after {self.patience:g} s: {running}")
+        return "; ".join(map(str, still))
 
     def _migrate(self, commands: Sequence[MigrationCommand], catalog: str) -> str:
         """Run the commands; why one of them did not do its work, or nothing. `catalog` is the digest before."""
@@ -114,40 +158,24 @@ class SafeRun:
                     for v in verdict
                 ],
             )
+        for fault in self.result.faults:
+            say = self.report.fail if fault.part is Part.WRITES_FAIL else self.report.warn
+            (say if fault.is_loss else self.report.say)(fault.sentence)
         lost = [v for v in verdict if v.is_loss and not v.announced]
-        if lost:
-            names = ", ".join(f"{visible(f'{v.schema}.{v.name}')} ({v.change})" for v in lost)
+        faults = [fault for fault in self.result.faults if fault.is_loss]
+        sentence = sentence_of(verdict, faults)
+        if lost or faults:
             raise DestroyedError(
-                f"The migration destroyed CDC data: {names}.",
+                sentence,
                 untouched=failure and f"It also failed: {failure}",
-                remedy=self._ways_back(lost),
+                remedy=ways_back(lost, faults, self.result.session, restore=self.restore, named=self.named),
             )
         if failure:
-            raise MigrationError(failure, untouched="The CDC tables are as they were.")
+            changed = any(v.is_loss for v in verdict)
+            raise MigrationError(failure, untouched=sentence if changed else "The CDC tables are as they were.")
         self.result.status = Status.MIGRATED
-        self.report.say(
-            "The migration is done; no CDC table, row or column was lost." if verdict else "The migration is done.",
-            "bold green",
-        )
+        self.report.say(f"The migration is done. {sentence}".strip(), "bold green")
 
-    def _ways_back(self, lost: Sequence[Verdict]) -> str:
-        """The command that brings back what was lost; where one cannot, one for each way, its tables named."""
-        session = self.result.session
-        if session is None:
-            return "There is no backup of it: --without-backup was given."
-        renamed = [v for v in lost if v.change is Change.RENAMED]
-        changed = [v for v in lost if not v.in_place and v not in renamed]
-        gone = [v for v in lost if v.in_place]
 
-        def restore(verdicts: Sequence[Verdict], *options: str) -> str:
-            words = [*options, *self.named]
-            for v in verdicts if len(verdicts) < len(lost) else ():
-                words += ["--table", f"{v.schema}.{v.name}"]
-            return f"\n  {self.restore} {shlex.join(['--session', session.name, *words])}"
-
-        ways = [f"This brings it back:{restore(gone)}"] if gone else []
-        if changed:
-            ways.append(f"This brings it back beside what is there, to compare:{restore(changed, '--mode', 'aside')}")
-        if renamed:
-            ways.append("What was renamed is whole: ALTER TABLE … RENAME TO … gives it back its name.")
-        return "\n".join(ways)
+def _shown(commands: Sequence[MigrationCommand]) -> str:
+    return "; ".join(map(str, commands))

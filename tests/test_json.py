@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from backup.errors import ExitCode
+from backup.migration.faults import Part
 from backup.migration.verdict import Change
 from backup.postgres.embedded import Server
 from backup.result import State, Status
@@ -67,6 +68,7 @@ def holds(value: dict[str, Any], *more: str) -> None:
 def test_the_texts_that_are_documented_are_those_that_there_are() -> None:
     assert texts_of(documented()["status"]) == set(Status)
     assert in_parentheses("verdict", "change") == set(Change)
+    assert in_parentheses("machinery", "kind") == set(Part)
     assert in_parentheses("restored", "state") == set(State)
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
     assert codes == set(ExitCode)
@@ -102,7 +104,7 @@ def test_a_backup_tells_its_session_and_each_table(project: Project) -> None:
 def test_a_migration_tells_command_and_verdict_and_its_own_output_goes_to_stderr(project: Project) -> None:
     script = 'echo {\\"status\\": 1}; echo to stderr >&2'
     value, ended = project.json("run-safe", "--", "sh", "-c", script)
-    holds(value, "migration", "verdict", "pruned")
+    holds(value, "migration", "verdict", "machinery", "pruned")
     assert value["status"] == "migrated"
     assert value["migration"] == {"argv": ["sh", "-c", script], "exit_code": 0}
     assert '{"status": 1}\nto stderr\n' in ended.stderr
@@ -112,13 +114,18 @@ def test_a_migration_tells_command_and_verdict_and_its_own_output_goes_to_stderr
         "change": "untouched",
         "rows_before": 3,
         "rows_after": 3,
+        "rows_added": 0,
+        "rows_changed": 0,
+        "announced": False,
+        "detail": "",
     }
+    assert value["machinery"] == []
 
 
 def test_a_loss_a_restore_and_the_list_tell_the_same_story(project: Project) -> None:
     before = datetime.now(UTC)
     value, _ = project.json("run-safe", "--", *psql(project, "drop table _cdc_users"))
-    holds(value, "migration", "verdict", "pruned")
+    holds(value, "migration", "verdict", "machinery", "pruned")
     assert (value["status"], value["exit_code"]) == ("destroyed", 6)
     assert value["verdict"][-1]["rows_after"] is None
 
@@ -160,6 +167,7 @@ def test_a_loss_a_restore_and_the_list_tell_the_same_story(project: Project) -> 
         "complete": True,
         "problem": None,
         "drilled": None,
+        "machinery": [],
         "restored": True,
         "kept_because": "it is among the newest 3",
     }
@@ -189,7 +197,12 @@ def test_drill_and_prune_tell_what_they_did(project: Project) -> None:
         (("backup", "--json", "--config", "nowhere.yml"), "failed", 2, ()),
         (("backup", "--json", "--table", "_cdc_gone"), "failed", 2, ()),
         (("run-safe", "--json", "--", "no-such-program"), "failed", 2, ()),
-        (("run-safe", "--json", "--", "sh", "-c", "exit 3"), "failed", 5, ("migration", "verdict", "pruned")),
+        (
+            ("run-safe", "--json", "--", "sh", "-c", "exit 3"),
+            "failed",
+            5,
+            ("migration", "verdict", "machinery", "pruned"),
+        ),
         (("--dry", "run-safe", "--json", "--", "sh"), "dry run", 0, ()),
         (("--dry", "prune", "--json"), "dry run", 0, ()),
     ],

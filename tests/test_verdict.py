@@ -20,6 +20,10 @@ ENDS = itertools.cycle(["", "exit 3"])
 """Every other command of the table below fails after its work was done: that saves nobody the verdict."""
 
 
+TOUCHED = "rows of the backup updated or deleted"
+ONE = "1 row of the backup updated or deleted"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Strike:
     """What a migration does to `_cdc_users`, the verdict on that, and the rows that are left."""
@@ -104,7 +108,65 @@ STRIKES = [
             "another table has its name now",
         ),
         ("nothing", ("select 1",), Change.UNTOUCHED, 3, ""),
-        ("more rows", ("insert into _cdc_users values (4, 'joe')",), Change.UNTOUCHED, 4, "1 rows more"),
+        (
+            "more rows",
+            ("insert into _cdc_users values (4, 'joe')",),
+            Change.UNTOUCHED,
+            4,
+            "1 row more, written meanwhile",
+        ),
+        ("UPDATE", ("update _cdc_users set note = 'x' where id < 3",), Change.ROWS_CHANGED, 3, "2 " + TOUCHED),
+        (
+            "UPDATE that changes no value, and more rows",
+            ("update _cdc_users set note = note where id = 1", "insert into _cdc_users values (4, 'joe')"),
+            Change.ROWS_CHANGED,
+            4,
+            f"{ONE}, 1 more than before",
+        ),
+        (
+            "DELETE and as many INSERTs",
+            ("delete from _cdc_users where id = 2", "insert into _cdc_users values (4, 'joe')"),
+            Change.ROWS_CHANGED,
+            3,
+            ONE,
+        ),
+        (
+            "DELETE and fewer INSERTs",
+            ("delete from _cdc_users where id < 3", "insert into _cdc_users values (4, 'joe')"),
+            Change.ROWS_LOST,
+            2,
+            "1 fewer, 2 " + TOUCHED,
+        ),
+        (
+            "TRUNCATE and as many INSERTs",
+            ("truncate _cdc_users", *(f"insert into _cdc_users values ({n}, 'joe')" for n in (4, 5, 6))),
+            Change.ROWS_CHANGED,
+            3,
+            f"at least 2 {TOUCHED}",
+        ),
+        (
+            "DELETE, rewritten, and as many INSERTs",
+            (
+                "delete from _cdc_users where id = 2",
+                "alter table _cdc_users set unlogged",
+                "insert into _cdc_users values (4, 'joe')",
+            ),
+            Change.ROWS_CHANGED,
+            3,
+            f"at least {ONE}",
+        ),
+        (
+            "rewritten, and more rows",
+            (
+                "vacuum full _cdc_users",
+                "insert into _cdc_users values (4, 'joe')",
+                "alter table _cdc_users add more float default random()",
+                "insert into _cdc_users values (5, 'eve')",
+            ),
+            Change.UNTOUCHED,
+            5,
+            "2 rows more, written meanwhile",
+        ),
         ("a column more", ("alter table _cdc_users add more text default 'x'",), Change.UNTOUCHED, 3, ""),
         ("a column renamed", ("alter table _cdc_users rename note to remark",), Change.UNTOUCHED, 3, ""),
         (
@@ -145,13 +207,10 @@ def test_the_verdict_is_what_the_database_holds_whatever_the_commands_exit_code(
         loss = strike.change is not Change.UNTOUCHED
         assert ended.code == (6 if loss else 5 if strike.end else 0), ended.said
         assert value["migration"]["exit_code"] == (3 if strike.end else 0)
-        assert on(value["verdict"], "_cdc_users") == {
-            "schema": "public",
-            "name": "_cdc_users",
-            "change": strike.change,
-            "rows_before": 3,
-            "rows_after": strike.left,
-        }
+        said = on(value["verdict"], "_cdc_users")
+        assert (said["change"], said["rows_before"], said["rows_after"]) == (strike.change, 3, strike.left)
+        assert (said["detail"], said["announced"]) == (strike.detail, False)
+        assert value["machinery"] == []
         (line,) = (line for line in ended.stderr.splitlines() if line.startswith(f"public._cdc_users  {strike.change}"))
         assert line.rstrip().endswith(strike.detail)
         assert ("It also failed" in value["message"]) == bool(loss and strike.end)

@@ -3,16 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 import psycopg
 
 from backup.errors import DatabaseError
 from backup.postgres.database import Database
-from backup.postgres.snapshot import Count, count_rows
-from backup.postgres.tables import Table, find_tables_by
+from backup.postgres.newer import Horizon
+from backup.postgres.recount import SecondLook, look_again
+from backup.postgres.snapshot import Count
+from backup.postgres.tables import Kind, Table
 
-_LOCK_TIMEOUT = "30s"
-"""A killed migration tool leaves its statement running on the server, which may hold the tables for a while."""
+_LOCK_TIMEOUT = 30
+"""Seconds: somebody else's statement may hold the tables for a while."""
 
 
 class Change(StrEnum):
@@ -23,6 +26,7 @@ class Change(StrEnum):
     RENAMED = "renamed"
     EMPTIED = "emptied"
     ROWS_LOST = "rows lost"
+    ROWS_CHANGED = "rows changed"
     COLUMNS_LOST = "columns lost"
     DETACHED = "detached"
     UNTOUCHED = "untouched"
@@ -33,8 +37,11 @@ class Change(StrEnum):
 class Verdict:
     """What became of one table. `rows_after` is None where there is no table to count in.
 
-    `announced` says that a person was told before that exactly this would become of it. `in_place` says that
-    what was lost can go back where it was: the table has no other name, and no fewer columns.
+    `rows_changed` are rows of the backup that were updated or deleted since, `rows_added` those there now that the
+    backup does not hold, new ones and new versions; None where that cannot be told, and no exact number where the
+    table was rewritten. Nobody knows who did it, the migration or others meanwhile. `announced` says that a person was told before that exactly this would become of
+    it. `in_place` says that what was lost can go back where it was: the table has no other name, and no fewer
+    columns.
     """
 
     schema: str
@@ -42,6 +49,8 @@ class Verdict:
     change: Change
     rows_before: int
     rows_after: int | None
+    rows_added: int | None = None
+    rows_changed: int | None = None
     detail: str = ""
     in_place: bool = True
     announced: bool = False
@@ -53,44 +62,69 @@ class Verdict:
 
 
 def judge(
-    database: Database, before: Sequence[Table], counts: Mapping[int, Count], announced: Mapping[int, Change]
+    database: Database,
+    before: Sequence[Table],
+    counts: Mapping[int, Count],
+    announced: Mapping[int, Change],
+    *,
+    horizon: Horizon | None = None,
+    gaps: Mapping[int, str] = MappingProxyType({}),
+    unfinished: str = "",
 ) -> tuple[Verdict, ...]:
     """Compare the tables of a snapshot with what the database holds now.
 
     Never raises for what the database does: what cannot be read has the verdict `unknown`.
+
+    Args:
+        database: where the tables are, or were.
+        before: the snapshot's tables.
+        counts: their rows in it, by OID.
+        announced: what a person was told before would become of a table, by OID.
+        horizon: the snapshot's; without it an UPDATE shows nowhere, nor a DELETE beside as many INSERTs.
+        gaps: why a table was not guarded all the time, by OID; what is lost of it is never as announced.
+        unfinished: what of the migration still runs on the server; whatever is untouched yet is unknown then.
     """
     try:
         with database.connect() as connection:
-            connection.execute("set row_security = off")
-            connection.execute("select set_config('lock_timeout', %s, false)", [_LOCK_TIMEOUT])
-            with connection.transaction():
-                after = find_tables_by(connection, [t.oid for t in before], [(t.schema, t.name) for t in before])
-                rows = {oid: count.rows for oid, count in count_rows(connection, after).items()}
+            look = look_again(connection, before, counts, horizon, lock_timeout=_LOCK_TIMEOUT)
     except (DatabaseError, psycopg.Error) as error:
-        return tuple(_unknown(table, _rows(counts, table), str(error)) for table in before)
-    by_oid = {table.oid: table for table in after}
-    by_name = {(table.schema, table.name): table for table in after}
-    verdicts = (
-        _compare(table, _rows(counts, table), by_oid.get(table.oid), by_name.get((table.schema, table.name)), rows)
-        for table in before
-    )
-    return tuple(
-        replace(verdict, announced=announced.get(table.oid) is verdict.change)
-        for table, verdict in zip(before, verdicts, strict=True)
-    )
+        look = SecondLook(unreadable=dict.fromkeys((table.oid for table in before), " ".join(str(error).split())))
+    by_oid = {table.oid: table for table in look.tables}
+    by_name = {(table.schema, table.name): table for table in look.tables}
+    verdicts = []
+    for table in before:
+        rows_before = counts[table.oid].rows if table.oid in counts else 0
+        same, namesake = by_oid.get(table.oid), by_name.get((table.schema, table.name))
+        now = same or namesake
+        cause = look.unreadable.get(now.oid if now else table.oid)
+        verdict = _unknown(table, rows_before, cause) if cause else _compare(table, rows_before, same, namesake, look)
+        if unfinished and not verdict.is_loss:
+            verdict = replace(verdict, change=Change.UNKNOWN, detail=f"still running on the server: {unfinished}")
+        if horizon and not verdict.is_loss and table.kind is Kind.ORDINARY and verdict.rows_changed is None:
+            blind = "whether rows were updated cannot be told"
+            verdict = replace(verdict, detail=", ".join(filter(None, (verdict.detail, blind))))
+        gap = gaps.get(table.oid) if verdict.is_loss else None
+        if gap:
+            verdict = replace(verdict, detail=", ".join(filter(None, (verdict.detail, gap))))
+        verdicts.append(replace(verdict, announced=not gap and announced.get(table.oid) is verdict.change))
+    return tuple(verdicts)
 
 
-def _compare(
-    before: Table, rows_before: int, same: Table | None, namesake: Table | None, rows: Mapping[int, int]
-) -> Verdict:
+def _compare(before: Table, rows_before: int, same: Table | None, namesake: Table | None, look: SecondLook) -> Verdict:
     """The verdict on a table, from what has its OID and what has its name now."""
     now = same or namesake
-    rows_after = None if now is None else rows.get(now.oid, 0)
+    recount = look.recounts.get(now.oid) if now else None
+    rows_after = None if now is None else recount.rows if recount else 0
     fewer = rows_before - (rows_after or 0)
+    kept = recount.kept if recount and same else None
+    changed = None if kept is None else rows_before - kept
+    added = None if kept is None or rows_after is None else rows_after - kept
     moved = [f"it is {same} now"] if same and (same.schema, same.name) != (before.schema, before.name) else []
     lost = _lost_columns(before, same) if same else []
     in_place = not moved and not lost
     details = [*lost, *moved]
+    least = "at least " if recount and recount.rewritten else ""
+    touched = [f"{least}{_rows(changed)} of the backup updated or deleted"] if changed else []
     if now is None:
         change = Change.DROPPED
     elif same is None:
@@ -99,7 +133,13 @@ def _compare(
     elif rows_before and not rows_after:
         change = Change.EMPTIED
     elif fewer > 0:
-        change, details = Change.ROWS_LOST, [f"{fewer:,} fewer", *details]
+        change = Change.ROWS_LOST
+        details = [f"{fewer:,} fewer", *(touched if changed != fewer else []), *details]
+    elif changed:
+        change, details = (
+            Change.ROWS_CHANGED,
+            [*touched, *([f"{-fewer:,} more than before"] if fewer else []), *details],
+        )
     elif lost:
         change = Change.COLUMNS_LOST
     elif moved:
@@ -107,16 +147,22 @@ def _compare(
     elif set(before.parents) - set(same.parents):
         change, details = Change.DETACHED, ["it is no partition or child of its table any more"]
     else:
-        change, details = Change.UNTOUCHED, [f"{-fewer:,} rows more"] if fewer < 0 else []
+        change, details = Change.UNTOUCHED, [f"{_rows(-fewer)} more, written meanwhile"] if fewer < 0 else []
     return Verdict(
         schema=before.schema,
         name=before.name,
         change=change,
         rows_before=rows_before,
         rows_after=rows_after,
+        rows_added=added,
+        rows_changed=changed,
         detail=", ".join(details),
         in_place=in_place,
     )
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row" if number == 1 else f"{number:,} rows"
 
 
 def _lost_columns(before: Table, after: Table) -> list[str]:
@@ -131,10 +177,6 @@ def _lost_columns(before: Table, after: Table) -> list[str]:
     return lost
 
 
-def _rows(counts: Mapping[int, Count], table: Table) -> int:
-    return counts[table.oid].rows if table.oid in counts else 0
-
-
 def _unknown(table: Table, rows_before: int, cause: str) -> Verdict:
     return Verdict(
         schema=table.schema,
@@ -142,5 +184,5 @@ def _unknown(table: Table, rows_before: int, cause: str) -> Verdict:
         change=Change.UNKNOWN,
         rows_before=rows_before,
         rows_after=None,
-        detail=" ".join(cause.split()),
+        detail=cause,
     )

@@ -64,6 +64,19 @@ def newer_than(horizon: Horizon, table: Table) -> sql.Composable:
     )
 
 
+def written_before(horizon: Horizon, table: Table) -> sql.Composable | None:
+    """The condition of the rows that a transaction wrote which the snapshot showed; None where that is not known.
+
+    It holds also where VACUUM FULL or CLUSTER gave the rows other places.
+    """
+    noted = horizon.noted.get(table.oid)
+    if noted is None:
+        return None
+    return sql.SQL("(not {} or xmin::pg_catalog.text = any({}::pg_catalog.text[]))").format(
+        sql.SQL(_CANDIDATE).format(xmin=horizon.xmin), [place.split()[1] for place in noted]
+    )
+
+
 def _look(
     connection: Connection, tables: Sequence[Table], xmin: str, what: sql.Composable
 ) -> Iterator[tuple[int, Any]]:

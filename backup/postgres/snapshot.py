@@ -31,12 +31,14 @@ class Count:
     """What one look at all rows of a table told.
 
     `rows` is exact. `bytes` is the table's size on the server, TOAST included. `negative_zero` says that
-    a float column holds `-0`, whose sign pg_dump's INSERT text loses.
+    a float column holds `-0`, whose sign pg_dump's INSERT text loses. `filenode` is another one once the
+    table was truncated or rewritten.
     """
 
     rows: int
     bytes: int
     negative_zero: bool
+    filenode: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +150,8 @@ def count_rows(connection: Connection, tables: Sequence[Table]) -> dict[int, Cou
     counts = {}
     for start in range(0, len(countable), _TABLES_A_QUERY):
         query = sql.SQL(" union all ").join(map(_count, countable[start : start + _TABLES_A_QUERY]))
-        for oid, rows, size, negative_zero in connection.execute(query):
-            counts[oid] = Count(rows=rows, bytes=size, negative_zero=negative_zero)
+        for oid, rows, size, filenode, negative_zero in connection.execute(query):
+            counts[oid] = Count(rows=rows, bytes=size, negative_zero=negative_zero, filenode=filenode)
     return counts
 
 
@@ -161,7 +163,8 @@ def _count(table: Table) -> sql.Composed:
         if column.float and not column.generated
     ]
     return sql.SQL(
-        "select {oid}::pg_catalog.int8, pg_catalog.count(*), pg_catalog.pg_table_size({oid}), {zero} from only {table}"
+        "select {oid}::pg_catalog.int8, pg_catalog.count(*), pg_catalog.pg_table_size({oid}),"
+        " pg_catalog.pg_relation_filenode({oid})::pg_catalog.int8, {zero} from only {table}"
     ).format(
         oid=table.oid,
         zero=sql.SQL("coalesce({}, false)").format(sql.SQL(" or ").join(zeros)) if zeros else sql.SQL("false"),

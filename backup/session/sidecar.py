@@ -71,11 +71,19 @@ class Drill(Sidecar):
 
 
 class Verdict(Sidecar):
-    """What the migration that followed the session destroyed: tables, each with how; None while nobody knows."""
+    """What the migration that followed the session destroyed: tables, each with how; None while nobody knows.
+
+    `announced` are those of them of which a person was told before. `machinery` says what was taken from that
+    which writes and publishes the tables, with the statements that make it again. `sentence` is the whole in one.
+    What a session's older neighbour does not say is empty.
+    """
 
     moment: datetime
     command: str
     destroyed: dict[str, str] | None
+    announced: tuple[str, ...] = ()
+    machinery: tuple[str, ...] = ()
+    sentence: str = ""
 
 
 class Restore(Sidecar):

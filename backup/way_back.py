@@ -1,0 +1,85 @@
+"""The verdict in words: one sentence at the end, and what a person types to get back what was lost."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+
+from backup.migration.faults import Fault, Part
+from backup.migration.verdict import Change, Verdict
+from backup.report import plural, visible
+from backup.session.folder import Session
+
+
+def sentence_of(verdicts: Sequence[Verdict], faults: Sequence[Fault]) -> str:
+    """What a migration did to the CDC tables and to what makes them work; empty where there are none."""
+    lost = [v for v in verdicts if v.is_loss]
+    destroyed = [v for v in lost if not v.announced and v.change is not Change.UNKNOWN]
+    unknown = [v for v in lost if v.change is Change.UNKNOWN]
+    announced = [v for v in lost if v.announced]
+    broken = [fault for fault in faults if fault.is_loss]
+    added = sum(max(0, (v.rows_after or 0) - v.rows_before) for v in verdicts if not v.is_loss)
+    clauses = []
+    if destroyed:
+        clauses.append(f"the migration destroyed CDC data: {_list(destroyed)}")
+    if unknown:
+        clauses.append(f"nobody knows what became of CDC tables: {_list(unknown)}")
+    if announced:
+        clauses.append(
+            f"{'what was announced is gone as well' if clauses else 'gone as announced'}: {_list(announced)}"
+        )
+    if any(fault.part is Part.WRITES_FAIL for fault in broken):
+        clauses.append("the application's own writes fail")
+    if any(fault.part is not Part.WRITES_FAIL for fault in broken):
+        clauses.append("changes are no longer captured or published as before")
+    if verdicts and not clauses:
+        clauses.append("no CDC table, row or column was lost")
+    if added:
+        clauses.append(f"{plural(added, 'row')} {'was' if added == 1 else 'were'} written to CDC tables meanwhile")
+    text = "; ".join(clauses)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def ways_back(
+    lost: Sequence[Verdict],
+    faults: Sequence[Fault],
+    session: Session | None,
+    *,
+    restore: str,
+    named: Sequence[str],
+) -> str:
+    """What brings back what was lost: commands, each with its tables where one is not enough for all; statements.
+
+    `restore` is what a person types to restore, `named` the options that lead to the same configuration.
+    """
+    ways = list(_restores(lost, session, restore, named)) if session else []
+    if lost and session is None:
+        ways.append("There is no backup of it: --without-backup was given.")
+    if any(v.change is Change.RENAMED for v in lost):
+        ways.append("What was renamed is whole: ALTER TABLE … RENAME TO … gives it back its name.")
+    statements = dict.fromkeys(fault.way_back for fault in faults if fault.way_back)
+    if statements:
+        first = "Once its tables are back, these" if lost else "These"
+        ways.append("\n".join((f"{first} statements bring back what no session holds:", *statements)))
+    return "\n".join(ways)
+
+
+def _restores(lost: Sequence[Verdict], session: Session, restore: str, named: Sequence[str]) -> Iterator[str]:
+    changed = [v for v in lost if v.in_place and v.change is Change.ROWS_CHANGED]
+    gone = [v for v in lost if v.in_place and v not in changed]
+    elsewhere = [v for v in lost if not v.in_place and v.change is not Change.RENAMED]
+
+    def command(verdicts: Sequence[Verdict], *options: str) -> str:
+        words = [*options, *named]
+        for v in verdicts if len(verdicts) < len(lost) else ():
+            words += ["--table", f"{v.schema}.{v.name}"]
+        return f"\n  {restore} {shlex.join(['--session', session.name, *words])}"
+
+    if gone:
+        yield f"This brings it back:{command(gone)}"
+    if aside := elsewhere + changed:
+        yield f"This brings it back beside what is there, to compare:{command(aside, '--mode', 'aside')}"
+    if changed:
+        yield f"This makes it what it was, and rows of today go:{command(changed, '--mode', 'replace')}"
+
+
+def _list(verdicts: Sequence[Verdict]) -> str:
+    return ", ".join(f"{visible(f'{v.schema}.{v.name}')} ({v.change})" for v in verdicts)
