@@ -133,7 +133,7 @@ def merge(contents: TableContents) -> str:
     name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
     columns = ", ".join(identifier(column.name) for column in table.columns if not column.generated)
     into = f" ({columns}) OVERRIDING SYSTEM VALUE" if columns else ""
-    missing = _missing_by_key(table) if table.key else _missing_by_row(table)
+    missing = missing_rows(table, name, there)
     return (
         _switches(table)
         + ":cdc_off\n"
@@ -254,19 +254,18 @@ WHERE t.oid IN (:cdc_chosen) AND c.relkind IN ('r', 'p') \\gset
 """
 
 
-def _missing_by_key(table: Table) -> str:
-    """FROM and WHERE of the backup's rows whose key the table does not have."""
-    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
-    return f"FROM {name} AS b WHERE NOT EXISTS (SELECT FROM ONLY {there} AS t WHERE {_same_key(table)})"
+def missing_rows(table: Table, source: str, target: str) -> str:
+    """FROM and WHERE of the rows of `source` that `target` does not have, called `b`.
 
-
-def _missing_by_row(table: Table) -> str:
-    """The same without a key: of rows that are alike, as many as the table has fewer of."""
-    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    With a key, those whose key it does not have; without, of rows that are alike, as many as it has fewer of.
+    """
+    if table.key:
+        return f"FROM ONLY {source} AS b WHERE NOT EXISTS (SELECT FROM ONLY {target} AS t WHERE {same_key(table)})"
+    row = row_text(table)
     return (
-        f'FROM (SELECT *, {_row(table)} AS "cdc row", row_number() OVER (PARTITION BY {_row(table)}) AS "cdc n"'
-        f" FROM ONLY {name}) AS b"
-        f' LEFT JOIN (SELECT {_row(table)} AS "cdc row", count(*) AS "cdc there" FROM ONLY {there} GROUP BY 1) AS t'
+        f'FROM (SELECT *, {row} AS "cdc row", row_number() OVER (PARTITION BY {row}) AS "cdc n"'
+        f" FROM ONLY {source}) AS b"
+        f' LEFT JOIN (SELECT {row} AS "cdc row", count(*) AS "cdc there" FROM ONLY {target} GROUP BY 1) AS t'
         ' USING ("cdc row") WHERE "cdc n" > coalesce("cdc there", 0)'
     )
 
@@ -274,17 +273,17 @@ def _missing_by_row(table: Table) -> str:
 def _count_differing(table: Table) -> str:
     name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
     return (
-        f"SELECT count(*) AS cdc_differ FROM ONLY {there} AS t JOIN ONLY {name} AS b ON {_same_key(table)}"
-        f" WHERE {_row(table, 't')} <> {_row(table, 'b')} \\gset\n"
+        f"SELECT count(*) AS cdc_differ FROM ONLY {there} AS t JOIN ONLY {name} AS b ON {same_key(table)}"
+        f" WHERE {row_text(table, 't')} <> {row_text(table, 'b')} \\gset\n"
     )
 
 
 def _refuse_by_hand(table: Table) -> str:
     """Without a key, a row that was changed looks like one that is missing: a person has to say so."""
-    there = identifier(table.schema, _PUT_ASIDE)
+    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
     return block(
         "    IF pg_catalog.current_setting('cdc.mode') = 'by hand'\n"
-        f"       AND EXISTS (SELECT FROM ONLY {there}) AND EXISTS (SELECT {_missing_by_row(table)}) THEN\n"
+        f"       AND EXISTS (SELECT FROM ONLY {there}) AND EXISTS (SELECT {missing_rows(table, name, there)}) THEN\n"
         f"        RAISE EXCEPTION '%', "
         f"{literal(f'{table} has rows, but no key to tell which of them are missing; {_UNCHANGED}')}\n"
         f"            USING HINT = {literal(_WAY_OUT)};\n    END IF;\n"
@@ -292,8 +291,9 @@ def _refuse_by_hand(table: Table) -> str:
 
 
 def _refuse_missing(table: Table) -> str:
+    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
     return block(
-        f"    IF EXISTS (SELECT {_missing_by_key(table)}) THEN\n"
+        f"    IF EXISTS (SELECT {missing_rows(table, name, there)}) THEN\n"
         f"        RAISE EXCEPTION '%', {literal(f'{table}: not all missing rows came back; {_UNCHANGED}')};\n"
         "    END IF;\n"
     )
@@ -301,8 +301,10 @@ def _refuse_missing(table: Table) -> str:
 
 def _refuse_difference(table: Table, *, both_ways: bool) -> str:
     name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
-    lacking = f"EXISTS (SELECT {_row(table)} FROM ONLY {name} EXCEPT ALL SELECT {_row(table)} FROM ONLY {there})"
-    added = f"EXISTS (SELECT {_row(table)} FROM ONLY {there} EXCEPT ALL SELECT {_row(table)} FROM ONLY {name})"
+    lacking = (
+        f"EXISTS (SELECT {row_text(table)} FROM ONLY {name} EXCEPT ALL SELECT {row_text(table)} FROM ONLY {there})"
+    )
+    added = f"EXISTS (SELECT {row_text(table)} FROM ONLY {there} EXCEPT ALL SELECT {row_text(table)} FROM ONLY {name})"
     return block(
         f"    IF {lacking}{f' OR {added}' if both_ways else ''} THEN\n"
         f"        RAISE EXCEPTION '%', {literal(f'{table}: not all rows came back as they were; {_UNCHANGED}')};\n"
@@ -319,7 +321,8 @@ def _overwrite(table: Table) -> str:
     values = ", ".join(f"{identifier(column)} = b.{identifier(column)}" for column in settable)
     return (
         f"UPDATE ONLY {there} AS t SET {values} FROM ONLY {name} AS b"
-        f" WHERE {_same_key(table)} AND {_row(table, 't')} <> {_row(table, 'b')};\n\\set cdc_overwritten :ROW_COUNT\n"
+        f" WHERE {same_key(table)} AND {row_text(table, 't')} <> {row_text(table, 'b')};\n"
+        "\\set cdc_overwritten :ROW_COUNT\n"
     )
 
 
@@ -327,12 +330,12 @@ def _surplus(table: Table) -> str:
     """The condition of the rows of today, called `t`, that the backup has not, or, without a key, has fewer of."""
     name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
     if table.key:
-        return f"NOT EXISTS (SELECT FROM ONLY {name} AS b WHERE {_same_key(table)})"
+        return f"NOT EXISTS (SELECT FROM ONLY {name} AS b WHERE {same_key(table)})"
     return (
         "t.ctid IN (SELECT s.ctid"
-        f" FROM (SELECT ctid, {_row(table)} AS r, row_number() OVER (PARTITION BY {_row(table)}) AS n"
+        f" FROM (SELECT ctid, {row_text(table)} AS r, row_number() OVER (PARTITION BY {row_text(table)}) AS n"
         f" FROM ONLY {there}) AS s"
-        f" LEFT JOIN (SELECT {_row(table)} AS r, count(*) AS n FROM ONLY {name} GROUP BY 1) AS b USING (r)"
+        f" LEFT JOIN (SELECT {row_text(table)} AS r, count(*) AS n FROM ONLY {name} GROUP BY 1) AS b USING (r)"
         " WHERE s.n > coalesce(b.n, 0))"
     )
 
@@ -369,13 +372,14 @@ def _advance(there: str, column: str, value: int, called: bool) -> str:
     )
 
 
-def _same_key(table: Table) -> str:
+def same_key(table: Table) -> str:
+    """The condition that rows called `t` and `b` have the same key."""
     # The key's own operator: under an empty search path `=` finds none of an extension's, or another type's.
     pairs = zip(table.key, table.key_operators, strict=True)
     return " AND ".join(f"t.{identifier(name)} {operator} b.{identifier(name)}" for name, operator in pairs)
 
 
-def _row(table: Table, alias: str = "") -> str:
+def row_text(table: Table, alias: str = "") -> str:
     """A row's text: sensitive to all that a person could see in it."""
     prefix = f"{alias}." if alias else ""
     columns = ", ".join(f"{prefix}{identifier(column.name)}" for column in table.columns if not column.generated)

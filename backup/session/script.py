@@ -6,8 +6,9 @@ always loaded into a table that the file itself has just made, without triggers,
 could change or swallow them; where the table is there already, `merge` tells what becomes of the two.
 
 Variables that `migration.restore` sets, and who types `psql -f` need not: `cdc_mode` and `cdc_schema` (see
-`merge`), `cdc_skip_OID` (leave this table out), `cdc_fingerprint_OID` (the rows must have it), `cdc_report`
-(a line for machines for each table).
+`merge`), `cdc_skip_OID` (leave this table out), `cdc_fingerprint_OID` (the rows must have it), `cdc_delta_OID`
+(the script that brings in what was saved of the table after the backup, see `delta_script`), `cdc_sum_OID` (what
+the rows must have then), `cdc_report` (a line for machines for each table).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from backup.postgres.archive import Entry
 from backup.postgres.fingerprint import SETTINGS, fingerprint
 from backup.postgres.tables import Kind
 from backup.session.contents import Contents, DependentContents, NeedContents, TableContents
+from backup.session.delta_parts import delta_variable
 from backup.session.merge import defer_keys, leave_aside, lock_all, merge, put_aside, undefer_keys
 from backup.session.statements import (
     TOLERATED,
@@ -81,6 +83,9 @@ SELECT coalesce(pg_catalog.current_setting('cdc.again', true), '') AS cdc_again 
 :cdc_again
 """
 
+_NUMBERS = frozenset({"smallint", "integer", "bigint"})
+"""The types of columns that an owned sequence gives their values."""
+
 _QUIET_OR_WORTH_LESS = frozenset({"RULE", "POLICY", "TRIGGER", "SEQUENCE SET", "MATERIALIZED VIEW DATA"})
 """In a block: what may fail alone, and what would print a result that nobody wants to read."""
 
@@ -109,6 +114,10 @@ def restore_script(contents: Contents, files: dict[int, str], title: str) -> Ite
     yield from _hierarchies(contents.tables)
     for table in contents.tables:
         yield from _if_gone(table, [*_foreign_keys(table)])
+    yield "\\if :{?cdc_with_delta}\n"
+    for table in contents.tables:
+        yield _unless_skipped([table.table.oid], [_past_delta(table)])
+    yield "\\endif\n"
     for dependent in contents.dependents:
         oids = {*dependent.dependent.tables, *([dependent.owner] if dependent.owner else [])}
         yield _unless_skipped(sorted(oids), [_dependent(dependent)])
@@ -193,6 +202,7 @@ def _without_rows(contents: TableContents) -> Iterator[str]:
     load = _variable("load", contents)
     wanted = " OR ".join(f":'{name}'::pg_catalog.bool" for name in (_gone(contents), "cdc_replace", "cdc_aside"))
     yield f"SELECT {wanted} AS {load} \\gset\n"
+    yield f"\\if :{{?{delta_variable(contents.table.oid)}}}\n\\set {load} on\n\\endif\n"
     yield f"\\if :{load}\n"
     yield from _stage(contents)
     yield from _settle(contents)
@@ -227,6 +237,7 @@ def _settle(contents: TableContents) -> Iterator[str]:
     yield _prove(contents)
     yield f"\\set cdc_added {rows}\n\\set cdc_differ 0\n\\set cdc_removed 0\n"
     yield f"\\set cdc_did {argument(f'it was gone and is back, with all {rows} rows of the backup.')}\n"
+    yield _with_delta(contents)
     yield "\\if :cdc_aside\n\\set cdc_did 'the rows of the backup are in the other schema.'\n"
     yield leave_aside(contents, _gone(contents))
     yield f"\\elif :{_gone(contents)}\n"
@@ -237,6 +248,47 @@ def _settle(contents: TableContents) -> Iterator[str]:
     yield "\\if :{?cdc_report}\n"
     yield f"\\echo cdc: {table.oid} :cdc_added :cdc_differ :cdc_removed\n"
     yield f"\\else\n\\echo {argument(f'{table}:')} :cdc_did\n\\endif\n"
+
+
+def _with_delta(contents: TableContents) -> str:
+    """Add the rows that were saved after the backup, where somebody says in which file they are."""
+    variable = delta_variable(contents.table.oid)
+    return (
+        f"\\if :{{?{variable}}}\n\\ir :{variable}\n"
+        f"SELECT pg_catalog.count(*) AS cdc_added FROM ONLY {_name(contents)} \\gset\n"
+        "\\set cdc_did 'it was gone and is back, with ' :cdc_added ' rows, those of the delta included.'\n\\endif\n"
+    )
+
+
+def _past_delta(contents: TableContents) -> str:
+    """Let the table's sequences go on behind the rows of a delta, which came after the backup saw the sequences.
+
+    A partition's rows, and a child's, have their numbers from the sequence of the table above.
+    """
+    numbers = {column.name for column in contents.table.columns if column.type in _NUMBERS}
+    name = literal(_name(contents))
+    return "".join(
+        block(
+            f"""\
+    SELECT pg_catalog.pg_get_serial_sequence({name}, attname) INTO s FROM pg_catalog.pg_attribute
+    WHERE attrelid = pg_catalog.to_regclass({name}) AND attname = {literal(column)} AND NOT attisdropped;
+    IF s IS NOT NULL THEN
+        EXECUTE pg_catalog.format(
+            'SELECT pg_catalog.setval(%L, r.v) FROM %s AS t, pg_catalog.pg_sequence AS q,
+                 (SELECT pg_catalog.max(x.%I)::pg_catalog.int8, pg_catalog.min(x.%I)::pg_catalog.int8 FROM %s AS x)
+                     AS m (largest, smallest),
+                 LATERAL (SELECT CASE WHEN q.seqincrement > 0 THEN m.largest ELSE m.smallest END) AS r (v)
+             WHERE q.seqrelid = %L::pg_catalog.regclass AND r.v BETWEEN q.seqmin AND q.seqmax
+               AND (CASE WHEN q.seqincrement > 0 THEN r.v > t.last_value ELSE r.v < t.last_value END
+                    OR r.v = t.last_value AND NOT t.is_called)',
+            s, s, {literal(column)}, {literal(column)}, {name}, s);
+    END IF;
+""",
+            declarations="    s pg_catalog.text;\n",
+        )
+        for column, _, _ in contents.sequences
+        if column in numbers
+    )
 
 
 def _prove(contents: TableContents) -> str:

@@ -1,0 +1,234 @@
+"""The delta: what was written after a session's snapshot, saved beside it at the moment when its table was taken."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from backup.errors import BackupError
+from backup.postgres.tables import Table
+from backup.session.delta_parts import (
+    DELTA,
+    Delta,
+    DeltaTable,
+    Part,
+    delta_folder,
+    read_delta,
+    takes_delta,
+)
+from backup.session.delta_script import apply_delta, copy_statement, restore_delta, summarize_delta
+from backup.session.folder import MANIFEST, RESTORE_SCRIPT, Session, file_names, hash_file
+
+SUMMARY = "delta-summary.txt"
+
+_END = b"\\.\n"
+_CHUNK = 1024 * 1024
+
+
+def copied_columns(table: Table) -> tuple[str, ...]:
+    """The columns that COPY carries, in the table's order: all that are not generated."""
+    return tuple(column.name for column in table.columns if not column.generated)
+
+
+class DeltaWriter:
+    """Saves rows of tables beside a session; touches no disk before the first ones.
+
+    What is saved for a table adds up. Rows that were saved already are not kept twice: a part of newer rows
+    takes the place of an earlier one that it begins with.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._folder = delta_folder(session.path)
+        self._delta: Delta | None = None
+        self._takes: dict[int, bool] = {}
+
+    def save(
+        self, table: Table, chunks: Iterable[bytes | memoryview], *, rows: int, fingerprint: str, whole: bool
+    ) -> None:
+        """Save rows of a table; when this returns, they are on the disk.
+
+        Args:
+            table: the table, as the session's snapshot had it.
+            chunks: COPY's text (UTF-8, default format) of its `copied_columns`; always read to their end.
+            rows: how many the server counted.
+            fingerprint: what the server computed of just these rows, in the same transaction.
+            whole: these are all the rows of the table; else those alone that the snapshot did not show.
+
+        Raises:
+            BackupError: they could not be saved; what was saved before is as it was.
+        """
+        new: list[Path] = []
+        try:
+            self._save(table, chunks, rows=rows, fingerprint=fingerprint, whole=whole, new=new)
+        except BaseException as error:
+            for path in new:
+                path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._folder.rmdir()
+            if isinstance(error, OSError):
+                raise BackupError(
+                    f"The delta of {table} could not be written: {error.strerror or error} ({self._folder}).",
+                    untouched="What was saved before is as it was.",
+                ) from error
+            raise
+
+    def _save(
+        self,
+        table: Table,
+        chunks: Iterable[bytes | memoryview],
+        *,
+        rows: int,
+        fingerprint: str,
+        whole: bool,
+        new: list[Path],
+    ) -> None:
+        if self._delta is None:
+            self._delta = self._begin()
+        delta, columns = self._delta, copied_columns(table)
+        former = delta.of(table.oid)
+        saved = former[-1] if former else None
+        kind: Literal["newer", "whole"] = "whole" if whole else "newer"
+        if not rows or (
+            saved is not None
+            and (saved.kind, saved.columns, saved.rows, saved.fingerprint) == (kind, columns, rows, fingerprint)
+        ):
+            _refuse_difference(table, sum(bytes(chunk).count(b"\n") for chunk in chunks), rows)
+            return
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        stem = f"{file_names([(table.schema, table.name)])[0].removesuffix('.sql')}.{table.oid}.{_next(former)}"
+        new.append(self._folder / f"{stem}.rows.sql")
+        sha256 = _write_rows(new[0], table, columns, chunks, rows)
+        part = Part(
+            kind=kind,
+            file=new[0].name,
+            sha256=sha256,
+            bytes=new[0].stat().st_size,
+            columns=columns,
+            rows=rows,
+            fingerprint=fingerprint,
+        )
+        superseded = (
+            [p for p in former if _begins_with(new[0], self._folder / p.file)]
+            if {p.kind for p in (*former, part)} == {"newer"}
+            else []
+        )
+        parts = (*(p for p in former if p not in superseded), part)
+        new.append(self._folder / f"{stem}.sql")
+        _write(new[1], apply_delta(table, parts))
+        described = DeltaTable(
+            oid=table.oid,
+            schema_name=table.schema,
+            name=table.name,
+            script=new[1].name,
+            script_sha256=hash_file(new[1]),
+            parts=parts,
+        )
+        obsolete = [self._folder / t.script for t in delta.tables if t.oid == table.oid]
+        delta = delta.model_copy(
+            update={"tables": (*(t for t in delta.tables if t.oid != table.oid), described)},
+        )
+        self._publish(delta, new)
+        self._delta = delta
+        for path in (*obsolete, *(self._folder / p.file for p in superseded)):
+            with suppress(OSError):
+                path.unlink()
+
+    def _begin(self) -> Delta:
+        """What the session's delta holds already, from another command of the same run."""
+        there = read_delta(self._session.path) if (self._folder / DELTA).exists() else None
+        return there or Delta(session=self._session.name, manifest_sha256=hash_file(self._session.path / MANIFEST))
+
+    def _publish(self, delta: Delta, new: list[Path]) -> None:
+        """Put what describes the delta in the place of what described it before, once all of it is on the disk."""
+        known = {table.oid for table in self._session.manifest.tables}
+        for table in delta.tables:
+            if table.oid not in self._takes:
+                self._takes[table.oid] = takes_delta(self._session, table.oid)
+        deaf = [table.qualified for table in delta.tables if table.oid in known and not self._takes[table.oid]]
+        unknown = [table.qualified for table in delta.tables if table.oid not in known]
+        texts = {
+            RESTORE_SCRIPT: restore_delta(delta, deaf, unknown),
+            SUMMARY: summarize_delta(delta, self._session.manifest),
+            DELTA: delta.model_dump_json(indent=2) + "\n",
+        }
+        for name, text in texts.items():
+            new.append(self._folder / f".{name}")
+            _write(new[-1], text)
+        # From here on an interruption must take nothing away: delta.json may name it.
+        new.clear()
+        for name in texts:
+            (self._folder / f".{name}").replace(self._folder / name)
+        _sync(self._folder)
+        _sync(self._folder.parent)
+
+
+def _next(former: tuple[Part, ...]) -> int:
+    """A number for a part that none before it has."""
+    return max((int(part.file.split(".")[-3]) for part in former), default=0) + 1
+
+
+def _write_rows(
+    path: Path, table: Table, columns: tuple[str, ...], chunks: Iterable[bytes | memoryview], rows: int
+) -> str:
+    """Write a part's file around the rows, count them, and bring it to the disk; its SHA-256."""
+    digest, counted = hashlib.sha256(), 0
+    with _open(path) as file:
+        buffer = bytearray(copy_statement(table, columns).encode())
+        lines = -buffer.count(b"\n")
+        for chunk in chunks:
+            buffer += chunk
+            if len(buffer) >= _CHUNK:
+                counted += buffer.count(b"\n")
+                digest.update(buffer)
+                file.write(buffer)
+                buffer.clear()
+        counted += buffer.count(b"\n") + lines
+        _refuse_difference(table, counted, rows)
+        buffer += _END
+        digest.update(buffer)
+        file.write(buffer)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _refuse_difference(table: Table, counted: int, rows: int) -> None:
+    if counted != rows:
+        raise BackupError(
+            f"The delta of {table}: the server counted {rows} rows, and {counted} came.",
+            untouched="They were not saved; what was saved before is as it was.",
+        )
+
+
+def _begins_with(path: Path, former: Path) -> bool:
+    """Whether a part's file begins with all the rows of another: a heap hands out old rows first."""
+    left = former.stat().st_size - len(_END)
+    with path.open("rb") as file, former.open("rb") as begin:
+        while left > 0:
+            piece = begin.read(min(_CHUNK, left))
+            if not piece or piece != file.read(len(piece)):
+                return False
+            left -= len(piece)
+    return True
+
+
+def _write(path: Path, text: str) -> None:
+    with _open(path) as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _open(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
