@@ -137,8 +137,8 @@ class CDCBackup:
             return
         SafeRun(
             database=self._database,
+            settings=self.settings,
             announced={},
-            time_limit=self.settings.time_limit,
             restore=f"{self._program}restore",
             named=self._named,
             report=self._report,

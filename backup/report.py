@@ -1,8 +1,10 @@
 """What a person sees: lines, tables, progress, questions; and the same facts as JSON for a machine."""
 
 import json
+import select
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,9 +15,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.prompt import Confirm
 from rich.table import Table as Grid
 
+from backup.terminal import plain_terminal
+
 _NO_EDGE = 10_000
 _PATIENCE = 1.0
 """Seconds after which a step says how far it is."""
+
+_ANSWER = 60.0
+"""Seconds for an answer to a question for which a statement waits on the server, and whoever waits for that."""
 
 
 class _Console(Console):
@@ -81,6 +88,20 @@ class Report:
         try:
             return Confirm.ask(question, console=self._console, default=default)
         except EOFError:
+            return False
+
+    def ask_meanwhile(self, question: str, over: threading.Event) -> bool:
+        """A question while a child has the terminal; no, unless somebody says yes within a minute and before `over`.
+
+        The child may have left the terminal in a mode in which nobody could type an answer.
+        """
+        with plain_terminal(sys.stdin.fileno()):
+            self.say(f"\n{question} [y/n]", "bold yellow")
+            deadline = time.monotonic() + _ANSWER
+            while time.monotonic() < deadline and not over.is_set():
+                if select.select([sys.stdin], [], [], 0.1)[0]:
+                    return sys.stdin.readline().strip().lower() in ("y", "yes")
+            self.say("No answer: no.")
             return False
 
     @contextmanager

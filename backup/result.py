@@ -8,6 +8,7 @@ from typing import Any
 
 from backup.errors import ExitCode
 from backup.migration.faults import Fault
+from backup.migration.guard import Strike
 from backup.migration.verdict import Verdict
 from backup.postgres.newer import Horizon
 from backup.postgres.snapshot import Count
@@ -124,6 +125,8 @@ class Result:
     counts: dict[int, Count] = field(default_factory=dict)
     horizon: Horizon | None = None
     ran: list[Ran] = field(default_factory=list)
+    strikes: tuple[Strike, ...] | None = None
+    gaps: dict[int, str] = field(default_factory=dict)
     verdict: tuple[Verdict, ...] | None = None
     faults: tuple[Fault, ...] = ()
     drill: Drill | None = None
@@ -153,6 +156,21 @@ class Result:
         }
         if self.ran:
             value["migration"] = {"argv": self.ran[-1].argv, "exit_code": self.ran[-1].exit_code}
+        if self.strikes is not None:
+            names = {table.oid: table for table in self.tables}
+            value["guard"] = {
+                "strikes": [
+                    {
+                        "statement": strike.query,
+                        "table": strike.table,
+                        "rows_saved": strike.rows,
+                        "waited_ms": round(strike.waited * 1000),
+                        "refused": strike.refused or None,
+                    }
+                    for strike in self.strikes
+                ],
+                "gaps": [{"table": str(names[oid]), "reason": reason} for oid, reason in self.gaps.items()],
+            }
         if self.verdict is not None:
             value["verdict"] = [
                 {

@@ -17,6 +17,8 @@ from backup.postgres.unfinished import wait_for_unfinished
 from backup.report import Report
 from backup.result import Ran, Result, Status
 from backup.session.sidecar import Verdict as VerdictRecord
+from backup.settings import Settings
+from backup.stand_guard import stand_guard
 from backup.way_back import sentence_of, ways_back
 
 _PATIENCE = 30.0
@@ -39,8 +41,8 @@ class SafeRun:
     """
 
     database: Database
+    settings: Settings
     announced: Mapping[int, Change]
-    time_limit: float | None
     restore: str
     named: tuple[str, ...]
     report: Report
@@ -65,14 +67,16 @@ class SafeRun:
             raise BackupError(
                 f"Nothing can be written beside the session: {error}.", untouched="The migration was not started."
             ) from error
-        failure = self._migrate(commands, catalog)
-        unfinished = self._wait(machinery)
+        with stand_guard(self.database, self.settings, frozenset(self.announced), result, self.report):
+            failure = self._migrate(commands, catalog)
+            unfinished = self._wait(machinery)
         verdict = result.verdict = judge(
             self.database,
             result.tables,
             result.counts,
             self.announced,
             horizon=result.horizon,
+            gaps=result.gaps,
             unfinished=unfinished,
         )
         result.faults = find_faults(self.database, machinery, result.tables, verdict) if verdict else ()
@@ -118,7 +122,9 @@ class SafeRun:
         for command in commands:
             self.report.say(f"Running: {command}", "bold")
             try:
-                attended = command.run(os.environ, stdout_to_stderr=self.report.as_json, time_limit=self.time_limit)
+                attended = command.run(
+                    os.environ, stdout_to_stderr=self.report.as_json, time_limit=self.settings.time_limit
+                )
             except MigrationError as error:
                 return error.what
             self.result.ran.append(Ran(argv=command.shown, exit_code=attended.returncode))
@@ -129,7 +135,7 @@ class SafeRun:
 
     def _why_not_done(self, command: MigrationCommand, attended: Attended, before: str) -> str:
         if attended.expired:
-            return f"{command} was ended after {self.time_limit:g} s (backup.time_limit)."
+            return f"{command} was ended after {self.settings.time_limit:g} s (backup.time_limit)."
         if command.is_drizzle:
             try:
                 changed = look_at_catalog(self.database) != before

@@ -6,7 +6,8 @@ import os
 import select
 import termios
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -91,6 +92,21 @@ class Copy:
             except OSError:
                 # a reader of ours that went away must not stop a migration half way: it goes on unseen
                 self._target = None
+
+
+@contextmanager
+def plain_terminal(descriptor: int) -> Iterator[None]:
+    """A terminal on which a person sees what he types and ends it with Enter; then it is as it was."""
+    before = termios.tcgetattr(descriptor)
+    plain = termios.tcgetattr(descriptor)
+    plain[0] |= termios.ICRNL
+    plain[1] |= termios.OPOST
+    plain[3] |= termios.ICANON | termios.ECHO | termios.ISIG
+    termios.tcsetattr(descriptor, termios.TCSANOW, plain)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 class Copies:

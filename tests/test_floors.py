@@ -30,6 +30,7 @@ ROOMS = {
     "backup.yaml_file": "backup.settings",
     "backup.database_url": "backup.settings",
     "backup.package_json": "backup.init",
+    "backup.stand_guard": "backup.safe_run",
     "backup.way_back": "backup.safe_run",
 }
 """Modules that were split off from another, and belong to it."""

@@ -104,7 +104,7 @@ def test_a_backup_tells_its_session_and_each_table(project: Project) -> None:
 def test_a_migration_tells_command_and_verdict_and_its_own_output_goes_to_stderr(project: Project) -> None:
     script = 'echo {\\"status\\": 1}; echo to stderr >&2'
     value, ended = project.json("run-safe", "--", "sh", "-c", script)
-    holds(value, "migration", "verdict", "machinery", "pruned")
+    holds(value, "migration", "guard", "verdict", "machinery", "pruned")
     assert value["status"] == "migrated"
     assert value["migration"] == {"argv": ["sh", "-c", script], "exit_code": 0}
     assert '{"status": 1}\nto stderr\n' in ended.stderr
@@ -125,7 +125,7 @@ def test_a_migration_tells_command_and_verdict_and_its_own_output_goes_to_stderr
 def test_a_loss_a_restore_and_the_list_tell_the_same_story(project: Project) -> None:
     before = datetime.now(UTC)
     value, _ = project.json("run-safe", "--", *psql(project, "drop table _cdc_users"))
-    holds(value, "migration", "verdict", "machinery", "pruned")
+    holds(value, "migration", "guard", "verdict", "machinery", "pruned")
     assert (value["status"], value["exit_code"]) == ("destroyed", 6)
     assert value["verdict"][-1]["rows_after"] is None
 
@@ -201,7 +201,7 @@ def test_drill_and_prune_tell_what_they_did(project: Project) -> None:
             ("run-safe", "--json", "--", "sh", "-c", "exit 3"),
             "failed",
             5,
-            ("migration", "verdict", "machinery", "pruned"),
+            ("migration", "guard", "verdict", "machinery", "pruned"),
         ),
         (("--dry", "run-safe", "--json", "--", "sh"), "dry run", 0, ()),
         (("--dry", "prune", "--json"), "dry run", 0, ()),

@@ -73,7 +73,7 @@ class Guard:
     """Tables that are held while something runs, and what happened to them meanwhile.
 
     `gaps` are tables that nobody held for a while, by OID, with the reason: what was written to them then, and
-    destroyed before they were held again, is lost.
+    destroyed before they were held again, is lost. `over` is set when what was run has ended.
     """
 
     def __init__(self, database: Database, tables: Sequence[Table], *, save: Save, decide: Decide) -> None:
@@ -87,7 +87,7 @@ class Guard:
         self._rewritten: set[int] = set()
         self._decided: dict[tuple[int, str, int], str] = {}
         self._stuck_since: float | None = None
-        self._over = threading.Event()
+        self.over = threading.Event()
 
     @contextmanager
     def standing(self, find: Callable[[Connection], Sequence[Table]], lock_timeout: float) -> Iterator[None]:
@@ -117,7 +117,7 @@ class Guard:
         try:
             yield
         finally:
-            self._over.set()
+            self.over.set()
             watcher.join()
 
     def _connect(self, connections: ExitStack) -> tuple[Connection, Holding]:
@@ -154,7 +154,7 @@ class Guard:
                     returned = True
                 except (CDCBackupError, psycopg.Error):
                     connections.close()
-                    if self._over.wait(_RETRY):
+                    if self.over.wait(_RETRY):
                         return
 
     def _look_on(self, watch: Connection, holding: Holding) -> None:
@@ -162,7 +162,7 @@ class Guard:
         deadline = None
         while True:
             began = time.monotonic()
-            over = self._over.is_set()
+            over = self.over.is_set()
             waiting = find_waiting(watch, holding.pids, holding.held)
             if ending := {pid for waits in waiting if waits.oid is None for pid in waits.blockers}:
                 holding.renew(ending)

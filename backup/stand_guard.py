@@ -1,0 +1,82 @@
+"""The guard of a safe run: from the settings, with a person to be asked, and what it did in words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from backup.migration.guard import Guard, Strike
+from backup.migration.save_newer import SaveNewer
+from backup.postgres.database import Database
+from backup.postgres.tables import Table, find_tables
+from backup.report import Report, plural, visible
+from backup.result import Result
+from backup.session.delta import DeltaWriter
+from backup.settings import OnDestroy, Settings
+
+_SHOWN = 200
+
+
+@contextmanager
+def stand_guard(
+    database: Database, settings: Settings, announced: frozenset[int], result: Result, report: Report
+) -> Iterator[None]:
+    """Hold the tables of `result` while the block runs, and save beside its session what is newer than that.
+
+    Args:
+        database: where the tables are.
+        settings: whether there is a guard, and what becomes of a statement that nobody announced.
+        announced: the OIDs of the tables of which a person was told before that they would be taken.
+        result: what the session holds; gets what the guard saw.
+        report: whom to ask and to tell.
+
+    Raises:
+        BackupError: a table cannot be had, or is not what was backed up any more.
+        DatabaseError: the server cannot be reached.
+    """
+    if not settings.guard or result.session is None or result.horizon is None or not result.tables:
+        if result.tables:
+            report.warn("Without the guard: what is written to the CDC tables from now on can be lost.")
+        yield
+        return
+
+    def decide(query: str, table: Table) -> str:
+        if settings.on_destroy is OnDestroy.CONTINUE or table.oid in announced:
+            return ""
+        if settings.on_destroy is OnDestroy.STOP or not report.attended:
+            return f"it was not announced (backup.on_destroy: {settings.on_destroy})"
+        question = f"This statement is about to take {table}, and waits:\n  {_short(query)}\nLet it go on?"
+        return "" if report.ask_meanwhile(question, guard.over) else "a person said no"
+
+    guard = Guard(
+        database,
+        result.tables,
+        save=SaveNewer(writer=DeltaWriter(result.session), horizon=result.horizon, counts=result.counts),
+        decide=decide,
+    )
+    find = partial(find_tables, prefix=settings.prefix, schemas=settings.schemas)
+    try:
+        with guard.standing(find, settings.lock_timeout):
+            yield
+    finally:
+        result.strikes, result.gaps = tuple(guard.strikes), dict(guard.gaps)
+        for strike in guard.strikes:
+            _tell(strike, report)
+        names = {table.oid: str(table) for table in result.tables}
+        for oid, why in guard.gaps.items():
+            report.warn(f"  {visible(names[oid])} was not guarded all the time: {why}")
+
+
+def _tell(strike: Strike, report: Report) -> None:
+    what = f"{visible(_short(strike.query))!r} wanted {visible(strike.table)} and waited {strike.waited * 1000:,.0f} ms"
+    if strike.refused:
+        report.warn(f"Guard: {what}. It was cancelled: {strike.refused}.")
+    elif strike.rows:
+        report.say(f"Guard: {what}, until {plural(strike.rows, 'row')} that the backup does not have were saved.")
+    else:
+        report.say(f"Guard: {what}; there was nothing in it that the backup does not have.")
+
+
+def _short(query: str) -> str:
+    """A statement in one line, cut off where it is long."""
+    line = " ".join(query.split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
