@@ -38,10 +38,10 @@ class Verdict:
     """What became of one table. `rows_after` is None where there is no table to count in.
 
     `rows_changed` are rows of the backup that were updated or deleted since, `rows_added` those there now that the
-    backup does not hold, new ones and new versions; None where that cannot be told, and no exact number where the
-    table was rewritten. Nobody knows who did it, the migration or others meanwhile. `announced` says that a person was told before that exactly this would become of
-    it. `in_place` says that what was lost can go back where it was: the table has no other name, and no fewer
-    columns.
+    backup does not hold, new ones and new versions; None where that cannot be told, at least so many where the table
+    was rewritten. Nobody knows who did it, the migration or others meanwhile. `announced` says that a person was told
+    before that exactly this would become of it. `in_place` says that what was lost can go back where it was: the
+    table has no other name, and no fewer columns.
     """
 
     schema: str
