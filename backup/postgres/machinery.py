@@ -142,13 +142,15 @@ def look_at_machinery(connection: Connection, names: Collection[Name], earlier: 
     functions = connection.execute(_FUNCTIONS).fetchall()
     sources = {oid: _plain(source) for oid, _, _, _, source in functions}
     reached = _reach({oid: name for oid, _, name, _, _ in functions}, sources, names)
+    others = earlier.triggers if earlier else ()
+    known = {trigger.oid for trigger in others}
     triggers = []
     for oid, relation, schema, table, name, enabled, events, function, said, definition, kind in connection.execute(
         _TRIGGERS
     ):
         spoken = reached.get(function, frozenset()) | _named(_plain(said), names)
         spoken |= _put_together(sources.get(function, ""), table, names)
-        if spoken or (schema, table) in names:
+        if spoken or (schema, table) in names or oid in known:
             triggers.append(
                 Trigger(
                     oid=oid,
@@ -165,7 +167,6 @@ def look_at_machinery(connection: Connection, names: Collection[Name], earlier: 
             )
     wanted = {oid for oid, spoken in reached.items() if spoken} | {t.function for t in triggers if t.function}
     definitions: dict[int, str] = dict(connection.execute(_DEFINITIONS, [list(wanted)]).fetchall())
-    others = earlier.triggers if earlier else ()
     asked = [*names, *(trigger.on for trigger in others)]
     return Machinery(
         moment=moment,
@@ -230,10 +231,9 @@ def _named(plain: str, names: Iterable[Name]) -> frozenset[Name]:
 
 def _put_together(plain: str, table: str, names: Iterable[Name]) -> frozenset[Name]:
     """The tables whose names are a prefix that stands in the source, and then the name of the trigger's table."""
+    prefixes = {name: name[1].removesuffix(table).lower() for name in names if name[1].endswith(table)}
     return frozenset(
-        name
-        for name in names
-        if name[1].endswith(table) and len(name[1]) > len(table) and name[1].removesuffix(table).lower() in plain
+        name for name, prefix in prefixes.items() if prefix and re.search(rf"(?<!\w){re.escape(prefix)}(?!\w)", plain)
     )
 
 

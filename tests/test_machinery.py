@@ -1,0 +1,312 @@
+"""What makes change data capture work, and what a migration takes from it: told, with what brings it back."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from backup.migration.faults import Fault, Part, find_faults, machinery_before
+from backup.migration.verdict import Change, Verdict
+from backup.postgres.embedded import Server
+from backup.postgres.machinery import Machinery
+from backup.postgres.tables import Table, find_tables
+from tests.chain import Project, new_project, psql
+from tests.servers import FreshDatabase, fresh_database
+from tests.sessions import PREFIX, reached, rows
+
+CAPTURE = """
+create table users (id integer primary key, name text);
+create table roles (id integer primary key, name text);
+create table _cdc_users (id serial primary key, op text, name text, unique (op, id));
+create table _cdc_roles (id serial primary key, op text);
+create table _cdc_all (id serial primary key, op text);
+create function audit_users() returns trigger language plpgsql as $$
+begin insert into _cdc_users (op, name) values (tg_op, coalesce(new.name, old.name)); return null; end $$;
+create trigger cdc_users_audit after insert or update or delete on users for each row execute function audit_users();
+create function audit() returns trigger language plpgsql as $$
+begin execute format('insert into %I (op) values ($1)', '_cdc_' || tg_table_name) using tg_op; return null; end $$;
+create trigger cdc_roles_audit after insert on roles for each row execute function audit();
+create function write_down(op text) returns void language sql as $$ insert into _cdc_all (op) values (op) $$;
+create function forward() returns trigger language plpgsql as $$
+begin perform write_down(new.op); return null; end $$;
+create trigger forward after insert on _cdc_users for each row execute function forward();
+create rule keep as on delete to roles do also insert into _cdc_all (op) values ('gone');
+create function unrelated() returns trigger language plpgsql as $$ begin return null; end $$;
+create trigger unrelated after insert on users for each row execute function unrelated();
+alter table _cdc_roles replica identity full;
+alter table users enable always trigger cdc_users_audit;
+create publication feed for table _cdc_users, users with (publish = 'insert, update');
+insert into users values (1, 'ada');
+insert into roles values (1, 'admin');
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """A database whose machinery was looked at."""
+
+    database: FreshDatabase
+    tables: tuple[Table, ...]
+    machinery: Machinery
+
+    def faults(self, *announced: str) -> tuple[Fault, ...]:
+        """What is not as it was; of these tables a person was told before that they would be dropped."""
+        verdicts = [
+            Verdict(
+                schema=t.schema,
+                name=t.name,
+                change=Change.DROPPED if t.name in announced else Change.UNTOUCHED,
+                rows_before=0,
+                rows_after=0,
+                announced=t.name in announced,
+            )
+            for t in self.tables
+        ]
+        return find_faults(reached(self.database), self.machinery, self.tables, verdicts)
+
+
+@pytest.fixture
+def captured(database: FreshDatabase) -> Looked:
+    """Tables that capture, on each of the servers."""
+    database.execute(CAPTURE)
+    with reached(database).connect() as connection:
+        tables = find_tables(connection, prefix=PREFIX, schemas="*")
+    return Looked(database=database, tables=tables, machinery=machinery_before(reached(database), tables))
+
+
+TAKEN = {
+    "a trigger": (
+        ("drop trigger cdc_users_audit on users",),
+        "public.users no longer writes to public._cdc_users: its trigger cdc_users_audit is gone.",
+    ),
+    "a trigger with its function": (
+        ("drop function audit_users() cascade",),
+        "public.users no longer writes to public._cdc_users: its trigger cdc_users_audit is gone.",
+    ),
+    "a trigger that is disabled": (
+        ("alter table users disable trigger cdc_users_audit",),
+        "public.users no longer writes to public._cdc_users: its trigger cdc_users_audit is disabled.",
+    ),
+    "all triggers, disabled": (
+        ("alter table roles disable trigger all",),
+        "public.roles no longer writes to public._cdc_roles: its trigger cdc_roles_audit is disabled.",
+    ),
+    "one of a trigger's events": (
+        (
+            "drop trigger cdc_users_audit on users",
+            "create trigger cdc_users_audit after insert on users for each row execute function audit_users()",
+        ),
+        "public.users no longer writes to public._cdc_users on UPDATE or DELETE: its trigger cdc_users_audit was "
+        "changed.",
+    ),
+    "what a function says": (
+        ("create or replace function audit() returns trigger language plpgsql as 'begin return null; end'",),
+        "public.roles no longer writes to public._cdc_roles: its trigger cdc_roles_audit is there, and its function "
+        "public.audit() does not speak of it any more.",
+    ),
+    "a table that was made anew": (
+        ("create table fresh as table users", "drop table users", "alter table fresh rename to users"),
+        "public.users no longer writes to public._cdc_users: its trigger cdc_users_audit is gone.",
+    ),
+    "a rule": (
+        ("drop rule keep on roles",),
+        "public.roles no longer writes to public._cdc_all: its rule keep is gone.",
+    ),
+    "a trigger of a CDC table": (
+        ("drop trigger forward on _cdc_users",),
+        "public._cdc_users no longer writes to public._cdc_all: its trigger forward is gone.",
+    ),
+    "a function that a trigger's function calls": (
+        ("drop function write_down",),
+        "The function public.write_down(op text), which speaks of public._cdc_all, is gone, or does not speak of any "
+        "CDC table now.",
+    ),
+    "a publication": (
+        ("drop publication feed",),
+        "The publication feed, which sent public._cdc_users, is gone.",
+    ),
+    "a table of a publication": (
+        ("alter publication feed drop table _cdc_users",),
+        "The publication feed no longer contains public._cdc_users.",
+    ),
+    "what a publication sends": (
+        ("alter publication feed set (publish = 'insert')",),
+        "The publication feed, with public._cdc_users in it, no longer publishes UPDATE.",
+    ),
+    "a replica identity": (
+        ("alter table _cdc_roles replica identity default",),
+        "The replica identity of public._cdc_roles was FULL and is DEFAULT.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("statements", "sentence"), TAKEN.values(), ids=TAKEN.keys())
+def test_what_was_taken_is_told_and_the_statements_that_are_printed_bring_it_back(
+    captured: Looked, statements: Sequence[str], sentence: str
+) -> None:
+    for statement in statements:
+        captured.database.execute(statement)
+    faults = captured.faults()
+    assert sentence in [fault.sentence for fault in faults]
+    assert {fault.is_loss for fault in faults} == {True}
+    for fault in faults:
+        captured.database.execute(fault.way_back)
+    assert captured.faults() == ()
+    before = len(rows(captured.database, "_cdc_users")), len(rows(captured.database, "_cdc_roles"))
+    captured.database.execute("insert into users values (7, 'eve'); insert into roles values (7, 'x')")
+    after = len(rows(captured.database, "_cdc_users")), len(rows(captured.database, "_cdc_roles"))
+    assert after == (before[0] + 1, before[1] + 1)
+
+
+QUIET = {
+    "nothing": ("select 1",),
+    "a trigger of others": ("drop trigger unrelated on users", "drop function unrelated"),
+    "names": (
+        "alter table users rename to people",
+        "alter trigger cdc_users_audit on people rename to audit",
+        "alter function audit_users() rename to audit_people",
+    ),
+    "a table and what writes it": (
+        "alter table _cdc_users rename to _cdc_people",
+        "create or replace function audit_users() returns trigger language plpgsql as $$"
+        " begin insert into _cdc_people (op) values (tg_op); return null; end $$",
+    ),
+    "another trigger for the same": (
+        "drop trigger cdc_users_audit on users",
+        "create trigger other after insert or update or delete on users for each row execute function audit_users()",
+        "alter table users enable always trigger other",
+    ),
+    "a publication's name for all tables": ("create publication everything for all tables",),
+}
+
+
+@pytest.mark.parametrize("statements", QUIET.values(), ids=QUIET.keys())
+def test_what_still_captures_under_other_names_is_nothing_to_tell(captured: Looked, statements: Sequence[str]) -> None:
+    for statement in statements:
+        captured.database.execute(statement)
+    assert captured.faults() == ()
+
+
+@pytest.mark.parametrize(
+    ("statement", "sentence", "insert"),
+    [
+        (
+            "drop table _cdc_users",
+            "The trigger cdc_users_audit on public.users writes to public._cdc_users, which is gone: every INSERT or "
+            "UPDATE or DELETE on public.users fails until it is back.",
+            "insert into users values (8, 'joe')",
+        ),
+        (
+            "alter table _cdc_roles rename to attic",
+            "The trigger cdc_roles_audit on public.roles writes to public._cdc_roles, which is gone: every INSERT on "
+            "public.roles fails until it is back (public._cdc_roles is public.attic now).",
+            "insert into roles values (8, 'joe')",
+        ),
+    ],
+)
+def test_a_trigger_that_outlives_its_table_makes_writes_fail_and_that_is_told_first(
+    captured: Looked, statement: str, sentence: str, insert: str
+) -> None:
+    captured.database.execute(statement)
+    first = captured.faults("_cdc_users")[0]
+    assert (first.part, first.sentence, first.is_loss) == (Part.WRITES_FAIL, sentence, True)
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        captured.database.execute(insert)
+
+
+def test_a_trigger_that_does_not_fire_breaks_nothing(captured: Looked) -> None:
+    captured.database.execute("alter table users disable trigger all; drop table _cdc_users")
+    assert Part.WRITES_FAIL not in [fault.part for fault in captured.faults()]
+
+
+def test_what_goes_with_an_application_table_is_told_and_no_loss(captured: Looked) -> None:
+    captured.database.execute("drop table users")
+    (fault,) = captured.faults()
+    assert fault.sentence == (
+        "public.users is gone, and with it its trigger cdc_users_audit, which wrote to public._cdc_users."
+    )
+    assert not fault.is_loss
+
+
+def test_who_writes_a_table_that_was_let_go_is_no_loss_of_its_own(captured: Looked) -> None:
+    captured.database.execute("drop function audit_users() cascade; drop table _cdc_users")
+    assert [fault.is_loss for fault in captured.faults("_cdc_users") if fault.part is Part.TRIGGER] == [False]
+    assert True in [fault.is_loss for fault in captured.faults() if fault.part is Part.TRIGGER]
+
+
+@pytest.mark.parametrize(
+    ("body", "spoken"),
+    [
+        ("insert into one._cdc_x values (1)", {"one"}),
+        ('insert into "one"."_cdc_x" values (1)', {"one"}),
+        ("insert into _cdc_x values (1)", {"one", "two"}),
+        ("insert into _CDC_X values (1)", {"one", "two"}),
+        ("insert into _cdc_xyz values (1)", set()),
+        ("insert into my_cdc_x values (1)", set()),
+    ],
+)
+def test_a_function_speaks_of_the_tables_that_its_words_name(
+    database: FreshDatabase, body: str, spoken: set[str]
+) -> None:
+    for schema in ("one", "two"):
+        database.execute(f"create schema {schema}; create table {schema}._cdc_x (id integer)")
+    database.execute(f"create function f() returns void language plpgsql as $$ begin {body}; end $$")
+    with reached(database).connect() as connection:
+        tables = find_tables(connection, prefix=PREFIX, schemas="*")
+    functions = machinery_before(reached(database), tables).functions.values()
+    assert {schema for function in functions for schema, _ in function.names} == spoken
+
+
+@pytest.fixture
+def project(embedded_server: Server, tmp_path: Path) -> Iterator[Project]:
+    """A project with tables that capture, on the embedded server."""
+    with new_project(embedded_server, tmp_path / "project", CAPTURE) as made:
+        yield made
+
+
+def test_writes_that_fail_are_said_loudly_kept_beside_the_session_and_shown_by_list(project: Project) -> None:
+    value, ended = project.json("run-safe", "--", *psql(project, "drop table _cdc_users"))
+    assert ended.code == 6
+    sentence = "every INSERT or UPDATE or DELETE on public.users fails until it is back"
+    assert sentence in ended.stderr
+    assert value["message"].startswith(
+        "The migration destroyed CDC data: public._cdc_users (dropped); the application's own writes fail."
+    )
+    assert [(entry["kind"], entry["loss"]) for entry in value["machinery"]] == [("writes fail", True)]
+    (session,) = project.published
+    kept = json.loads(session.with_name(f"{session.name}.verdict.json").read_text())
+    assert kept["destroyed"] == {"public._cdc_users": "dropped"}
+    assert sentence in kept["machinery"][0]
+    assert value["message"].startswith(kept["sentence"])
+    assert sentence in project.cdc("list").stdout
+    (advised,) = ended.advised
+    assert project.run(*advised).code == 0
+    project.database.execute("insert into users values (8, 'joe')")
+
+
+def test_a_capture_that_was_stopped_is_exit_6_also_where_no_table_was_touched(project: Project) -> None:
+    value, ended = project.json("run-safe", "--", *psql(project, "drop trigger cdc_users_audit on users"))
+    assert ended.code == 6
+    assert {entry["change"] for entry in value["verdict"]} == {"untouched"}
+    assert value["message"].startswith("Changes are no longer captured or published as before.")
+    (entry,) = value["machinery"]
+    assert "CREATE TRIGGER cdc_users_audit" in entry["remedy"]
+    assert entry["remedy"] in value["message"]
+    project.database.execute(entry["remedy"])
+    value, ended = project.json("run-safe", "--", *psql(project, "select 1"))
+    assert (ended.code, value["machinery"]) == (0, [])
+
+
+def test_a_catalog_that_cannot_be_looked_at_again_is_not_taken_for_intact(embedded_server: Server) -> None:
+    with fresh_database(embedded_server) as database:
+        database.execute(CAPTURE)
+        with reached(database).connect() as connection:
+            tables = find_tables(connection, prefix=PREFIX, schemas="*")
+        machinery = machinery_before(reached(database), tables)
+        gone = reached(database, dbname="no_such_database")
+        (fault,) = find_faults(gone, machinery, tables, ())
+    assert (fault.part, fault.is_loss) == (Part.UNKNOWN, True)
+    assert "no_such_database" in fault.sentence
