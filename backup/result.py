@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backup.errors import ExitCode
+from backup.migration.rehearsal import Forecast
 from backup.migration.verdict import Verdict
 from backup.postgres.snapshot import Count
 from backup.postgres.tables import Table
@@ -26,6 +27,7 @@ class Status(StrEnum):
     MIGRATED = "migrated"
     RESTORED = "restored"
     DRILLED = "drilled"
+    REHEARSED = "rehearsed"
     PRUNED = "pruned"
     LISTED = "listed"
     EXAMINED = "examined"
@@ -121,6 +123,7 @@ class Result:
     tables: tuple[Table, ...] = ()
     counts: dict[int, Count] = field(default_factory=dict)
     ran: list[Ran] = field(default_factory=list)
+    forecast: Forecast | None = None
     verdict: tuple[Verdict, ...] | None = None
     drill: Drill | None = None
     plan: tuple[TablePlan, ...] | None = None
@@ -149,6 +152,8 @@ class Result:
         }
         if self.ran:
             value["migration"] = {"argv": self.ran[-1].argv, "exit_code": self.ran[-1].exit_code}
+        if self.forecast is not None:
+            value["forecast"] = _foreseen(self.forecast)
         if self.verdict is not None:
             value["verdict"] = [
                 {
@@ -182,6 +187,29 @@ class Result:
                 {"file": str(changed.file), "state": changed.state, "detail": changed.detail} for changed in self.init
             ]
         return value
+
+
+def _foreseen(forecast: Forecast) -> dict[str, Any]:
+    return {
+        "argv": forecast.command.shown,
+        "scratch": forecast.place or None,
+        "seconds": round(forecast.seconds, 3),
+        "unknown": forecast.unknown or None,
+        "failure": forecast.failure or None,
+        "limits": forecast.limits,
+        "tables": [
+            {
+                "schema": verdict.schema,
+                "name": verdict.name,
+                "change": verdict.change,
+                "rows_before": verdict.rows_before,
+                "rows_after": verdict.rows_after,
+                "detail": verdict.detail,
+                "through": ".".join(forecast.through.get((verdict.schema, verdict.name), ())) or None,
+            }
+            for verdict in forecast.verdicts
+        ],
+    }
 
 
 def _planned(plan: TablePlan) -> dict[str, Any]:
