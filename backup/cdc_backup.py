@@ -111,12 +111,7 @@ class CDCBackup:
             MigrationError: a command fails in the rehearsal.
             CDCBackupError: it was not backed up.
         """
-        if not self.settings.enabled:
-            raise UsageError(
-                self._disabled(),
-                untouched="Nothing was started.",
-                remedy="Set it to true, or say --without-backup to migrate without any backup.",
-            )
+        self._refuse_disabled()
         how = rehearse or self.settings.rehearse
         return self._prepare((), commands, how, ask=ask, question="Back them up and go on?", migrating=True)
 
@@ -165,6 +160,8 @@ class CDCBackup:
         everything = [*([before] if before else []), *commands]
         for command in everything:
             command.check()
+        if not without_backup:
+            self._refuse_disabled()
         announced: Mapping[int, Change] = {}
         with self._files_told(before):
             if before and not self._dry:
@@ -503,6 +500,14 @@ class CDCBackup:
         self._report.say(f"Proven: restored on {scratch.place}, dumped again, and found the same.", "bold green")
         for line in self.result.drill.unproven:
             self._report.warn(f"  not proven there: {line}")
+
+    def _refuse_disabled(self) -> None:
+        if not self.settings.enabled:
+            raise UsageError(
+                self._disabled(),
+                untouched="Nothing was started.",
+                remedy="Set it to true, or say --without-backup to migrate without any backup.",
+            )
 
     def _disabled(self) -> str:
         return f"Backups are switched off (backup.enabled: false in {self.settings.source})."
