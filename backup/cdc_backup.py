@@ -1,8 +1,9 @@
 """The one orchestration that the recipes and a Python caller share: look, back up, migrate, judge."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from functools import cached_property
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 
 from backup.bring_back import restore_into
@@ -10,13 +11,17 @@ from backup.database_url import database_url
 from backup.doctor.diagnose import diagnose
 from backup.errors import (
     BackupError,
+    CDCBackupError,
     DeclinedError,
     ProcessError,
     UsageError,
 )
+from backup.foresee import foresee
 from backup.init import initialise
 from backup.listing import show_sessions
 from backup.migration.command import MigrationCommand
+from backup.migration.rehearsal import TIME_LIMIT, Stage
+from backup.migration.verdict import Change
 from backup.postgres.clients import Clients, find_clients
 from backup.postgres.database import Database
 from backup.postgres.scratch import scratch_database
@@ -30,7 +35,8 @@ from backup.session.folder import Session, folder_size, new_session, open_sessio
 from backup.session.prune import Kept, prune_sessions, review_sessions
 from backup.session.restore import RestoreMode
 from backup.session.write import write_session
-from backup.settings import Mode, Settings, load_settings
+from backup.settings import Mode, Rehearse, Settings, load_settings
+from backup.stand_guard import stand_against
 
 
 class CDCBackup:
@@ -84,66 +90,122 @@ class CDCBackup:
             self._report.warn(f"{self._disabled()} Nothing was backed up.")
             self.result.status = Status.DISABLED
             return []
-        self._prepare(tables, ask=interactive, question="Back up now?", migrating=False)
+        self._prepare(tables, (), Rehearse.OFF, ask=interactive, question="Back up now?", migrating=False)
         return list(self.result.session.files) if self.result.session else []
 
-    def prepare(self, *, ask: bool) -> None:
-        """Look what is there, say what is at risk, ask or not, back up.
+    def prepare(
+        self, commands: Sequence[MigrationCommand] = (), *, ask: bool, rehearse: Rehearse | None = None
+    ) -> Mapping[int, Change]:
+        """Look what is there, rehearse the migration, say what is at risk, ask or not, back up.
 
         Args:
+            commands: what is going to be run; without any there is nothing to rehearse.
             ask: ask where a person is there to answer and `mode` is `prompt`; else back up unasked.
+            rehearse: as the configuration has it, unless given.
+
+        Returns:
+            By OID, what somebody agreed to that it becomes of a table.
 
         Raises:
             DeclinedError: the answer was no.
             UsageError: backups are switched off.
+            MigrationError: a command fails in the rehearsal.
             CDCBackupError: it was not backed up.
         """
-        if not self.settings.enabled:
-            raise UsageError(
-                self._disabled(),
-                untouched="Nothing was started.",
-                remedy="Set it to true, or say --without-backup to migrate without any backup.",
-            )
-        self._prepare((), ask=ask, question="Back them up and go on?", migrating=True)
+        self._refuse_disabled()
+        how = rehearse or self.settings.rehearse
+        return self._prepare((), commands, how, ask=ask, question="Back them up and go on?", migrating=True)
 
-    def run_safe(self, commands: Sequence[MigrationCommand], *, ask: bool, without_backup: bool = False) -> None:
-        """Back up, run the migration commands one after the other, and judge by the catalog what they did.
+    def rehearse(self, command: MigrationCommand) -> None:
+        """Run a command on a scratch copy of the database, and say what it would do to the CDC tables.
+
+        Raises:
+            MigrationError: it fails there.
+            BackupError: no forecast could be made.
+        """
+        command.check()
+        server_version = self._look(self._database, (), migrating=True)
+        if self._dry:
+            self._report.say(f"Would rehearse: {command}")
+            self.result.status = Status.DRY_RUN
+        elif not self.result.tables:
+            self.result.status = Status.NOTHING_TO_BACK_UP
+        else:
+            stage = self._stage(find_clients(self._database, server_version))
+            foresee((command,), stage, Rehearse.ON, report=self._report, result=self.result)
+            self.result.status = Status.REHEARSED
+
+    def run_safe(
+        self,
+        commands: Sequence[MigrationCommand],
+        *,
+        ask: bool,
+        without_backup: bool = False,
+        rehearse: Rehearse | None = None,
+        before: MigrationCommand | None = None,
+    ) -> None:
+        """Rehearse, back up, run the migration commands one after the other, and judge by the catalog what they did.
 
         Args:
             commands: what to run; the first that does not do its work ends the row.
             ask: as for `prepare`.
             without_backup: run them with nothing to restore from, because somebody said so in so many words.
+            rehearse: as for `prepare`; without a backup there is no rehearsal either.
+            before: a command that touches no database and comes first, because it writes what the others run.
 
         Raises:
-            MigrationError: a command failed, or did not do its work.
+            MigrationError: a command failed, in the rehearsal already or really, or did not do its work.
             DestroyedError: CDC data is gone; the message has the command that brings it back.
             CDCBackupError: the backup failed or was declined, and nothing was started.
         """
-        for command in commands:
+        everything = [*([before] if before else []), *commands]
+        for command in everything:
             command.check()
-        try:
-            if without_backup:
-                self._report.warn("Without a backup, as you said: what this destroys cannot be brought back.")
-                self._look(self._database, (), migrating=True)
-            else:
-                self.prepare(ask=ask)
-            catalog = look_at_catalog(self._database) if any(command.is_drizzle for command in commands) else ""
-        except BackupError as error:
-            error.untouched = f"{error.untouched} The migration was not started.".strip()
-            raise
+        if not without_backup:
+            self._refuse_disabled()
+        announced: Mapping[int, Change] = {}
+        with self._files_told(before):
+            if before and not self._dry:
+                self._safe_run({}).run_before(before)
+            try:
+                if without_backup:
+                    self._report.warn("Without a backup, as you said: what this destroys cannot be brought back.")
+                    self._look(self._database, (), migrating=True)
+                else:
+                    announced = self.prepare(commands, ask=ask, rehearse=rehearse)
+                catalog = look_at_catalog(self._database) if any(command.is_drizzle for command in commands) else ""
+            except BackupError as error:
+                if "not started" not in error.untouched:
+                    error.untouched = f"{error.untouched} The migration was not started.".strip()
+                raise
         if self._dry:
-            for command in commands:
+            for command in everything:
                 self._report.say(f"Would run: {command}")
             return
-        SafeRun(
+        self._safe_run(announced).run(commands, catalog)
+
+    def _safe_run(self, announced: Mapping[int, Change]) -> SafeRun:
+        return SafeRun(
             database=self._database,
             settings=self.settings,
-            announced={},
+            announced=announced,
             restore=f"{self._program}restore",
             named=self._named,
             report=self._report,
             result=self.result,
-        ).run(commands, catalog)
+        )
+
+    @contextmanager
+    def _files_told(self, command: MigrationCommand | None) -> Iterator[None]:
+        """Add to an error of the block which SQL files the command had left by then."""
+        before = _sql_files(command.directory) if command else set()
+        try:
+            yield
+        except CDCBackupError as error:
+            left = sorted(str(file) for file in _sql_files(command.directory) - before) if command else []
+            if left:
+                error.untouched = f"{error.untouched}\n`{command}` left {', '.join(left)}.".strip()
+            raise
 
     def restore(
         self,
@@ -284,8 +346,17 @@ class CDCBackup:
             )
         return database
 
-    def _prepare(self, names: Sequence[str], *, ask: bool, question: str, migrating: bool) -> None:
-        database = self._database
+    def _prepare(
+        self,
+        names: Sequence[str],
+        commands: Sequence[MigrationCommand],
+        how: Rehearse,
+        *,
+        ask: bool,
+        question: str,
+        migrating: bool,
+    ) -> Mapping[int, Change]:
+        database, announced = self._database, dict[int, Change]()
         server_version = self._look(database, names, migrating=migrating)
         if self._dry:
             self._report.say(f"Would back up into {self.settings.path}")
@@ -293,11 +364,34 @@ class CDCBackup:
         elif not self.result.tables and not names:
             self.result.status = Status.NOTHING_TO_BACK_UP
         else:
+            clients = find_clients(database, server_version)
+            if commands:
+                foreseen = foresee(commands, self._stage(clients), how, report=self._report, result=self.result)
+                # to be told without being asked is to agree only for who said so before, by --yes or mode auto
+                announced = foreseen if not ask or self.settings.mode is Mode.AUTO or self._report.attended else {}
             self._report.say(f"The backup will go to {self.settings.path}")
             asks = ask and self.settings.mode is Mode.PROMPT and self._report.attended
             if asks and not self._report.ask(question):
                 raise DeclinedError("The answer was no.", untouched="Nothing was backed up, nothing was started.")
-            self._back_up(database, names, find_clients(database, server_version))
+            self._back_up(database, names, clients)
+        return announced
+
+    def _stage(self, clients: Clients) -> Stage:
+        settings, url = self.settings, database_url(self.settings)
+        return Stage(
+            database=self._database,
+            tables=self.result.tables,
+            counts=self.result.counts,
+            clients=clients,
+            scratch=settings.scratch,
+            also=settings.rehearse_data,
+            lock_timeout=settings.lock_timeout,
+            variable=settings.url_variable,
+            url=url.url if url else None,
+            environment=os.environ,
+            time_limit=settings.time_limit or TIME_LIMIT,
+            watched=partial(stand_against, self._database, settings, self.result.tables),
+        )
 
     def _look(self, database: Database, names: Sequence[str], *, migrating: bool) -> str:
         """Say what is there and at risk; the server's version."""
@@ -410,5 +504,22 @@ class CDCBackup:
         for line in self.result.drill.unproven:
             self._report.warn(f"  not proven there: {line}")
 
+    def _refuse_disabled(self) -> None:
+        if not self.settings.enabled:
+            raise UsageError(
+                self._disabled(),
+                untouched="Nothing was started.",
+                remedy="Set it to true, or say --without-backup to migrate without any backup.",
+            )
+
     def _disabled(self) -> str:
         return f"Backups are switched off (backup.enabled: false in {self.settings.source})."
+
+
+def _sql_files(directory: Path) -> set[Path]:
+    """The SQL files of a project, relative to its folder; not those of its packages."""
+    found = set()
+    for folder, folders, files in os.walk(directory):
+        folders[:] = [name for name in folders if name != "node_modules" and not name.startswith(".")]
+        found |= {(Path(folder) / name).relative_to(directory) for name in files if name.endswith(".sql")}
+    return found

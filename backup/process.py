@@ -7,7 +7,9 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,9 @@ from backup.signals import handled
 from backup.terminal import Copies
 
 STDERR_KEPT = 64 * 1024
+TRIED_KEPT = 256 * 1024
+_LOOK_EVERY = 0.05
+"""Seconds."""
 GRACE = 5.0
 """Seconds that a child has between SIGTERM and SIGKILL."""
 
@@ -96,6 +101,62 @@ def run(
     if child.returncode != 0:
         raise ProcessError(argv, _exit_code(child), said)
     return Finished(argv=argv, returncode=0, stdout=stdout.decode(errors="surrogateescape"), stderr=said)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A child that nobody attended, and that ended.
+
+    `returncode` as in `Attended`; `output` is the last 256 KiB of what it wrote, both streams as they came.
+    `expired`: the time limit ended it. `stopped`: the event did.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    output: str
+    expired: bool
+    stopped: bool
+
+
+def try_out(
+    argv: tuple[str, ...], *, environment: Mapping[str, str], cwd: Path, time_limit: float, stop: threading.Event
+) -> Tried:
+    """What becomes of a program that can ask nobody, within `time_limit` seconds and until `stop` is set.
+
+    It reads nothing, has a session of its own, and nothing of that session outlives this call.
+
+    Raises:
+        ProcessError: it could not be started.
+    """
+    # a file, because a daemon that it leaves would hold a pipe open, and a full pipe would hold it up
+    with tempfile.TemporaryFile() as written:
+        with _started(
+            argv,
+            environment=environment,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=written.fileno(),
+            stderr=written.fileno(),
+            start_new_session=True,
+        ) as child:
+            deadline = time.monotonic() + time_limit
+            while child.poll() is None and not stop.is_set() and time.monotonic() < deadline:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(timeout=_LOOK_EVERY)
+            cut_off = child.poll() is None
+            if cut_off:
+                _end(child, whole_session=True)
+            else:
+                _send(child, signal.SIGKILL, whole_session=True)
+        written.seek(max(0, written.seek(0, os.SEEK_END) - TRIED_KEPT))
+        output = written.read().decode(errors="replace")
+    return Tried(
+        argv=argv,
+        returncode=_exit_code(child),
+        output=output,
+        expired=cut_off and not stop.is_set(),
+        stopped=stop.is_set(),
+    )
 
 
 def attend(

@@ -20,6 +20,7 @@ from backup.migration.command import MigrationCommand
 from backup.report import Report
 from backup.result import Result, Status
 from backup.session.restore import RestoreMode
+from backup.settings import Rehearse
 
 _HELP = {
     "config": "The configuration file; config/backup.yml is looked for from here upwards otherwise.",
@@ -31,6 +32,8 @@ _HELP = {
     "mode": "missing adds what is missing; replace makes the tables what the backup holds; aside restores elsewhere.",
     "dry_run": "Only say what would be done.",
     "even_renamed": "Bring a table back although it is there under another name.",
+    "rehearse": "Try the command on a scratch database first, whatever it is; without a forecast nothing is run.",
+    "no_rehearse": "Do not try the command on a scratch database first.",
     "without_backup": "Migrate with backups switched off, and with nothing to restore from.",
 }
 
@@ -121,39 +124,79 @@ def backup(
 
 
 def pre(
-    context: Context, path: str | None = None, config: str | None = None, json: bool = False, yes: bool = False
+    context: Context,
+    path: str | None = None,
+    config: str | None = None,
+    json: bool = False,
+    yes: bool = False,
+    rehearse: bool = False,
+    no_rehearse: bool = False,
 ) -> None:
-    """Look what is there, say what is at risk, ask, back up."""
+    """Look what is there, rehearse drizzle-kit push, say what is at risk, ask, back up."""
     with _safely(context, config, json, path) as cdc:
-        cdc.prepare(ask=not yes)
+        cdc.prepare([_push(cdc)], ask=not yes, rehearse=_how(rehearse, no_rehearse))
+
+
+def rehearse(context: Context, config: str | None = None, json: bool = False) -> None:
+    """Run drizzle-kit push, or the command that follows --, on a copy of the database; say what it would destroy."""
+    with _safely(context, config, json) as cdc:
+        cdc.rehearse(MigrationCommand(argv=_arguments(), directory=Path.cwd()) if _arguments() else _push(cdc))
 
 
 def push_safe(
-    context: Context, config: str | None = None, json: bool = False, yes: bool = False, without_backup: bool = False
+    context: Context,
+    config: str | None = None,
+    json: bool = False,
+    yes: bool = False,
+    without_backup: bool = False,
+    rehearse: bool = False,
+    no_rehearse: bool = False,
 ) -> None:
-    """Back up, run drizzle-kit push (with what follows --), say what it did to the CDC tables."""
+    """Rehearse, back up, run drizzle-kit push (with what follows --), say what it did to the CDC tables."""
     with _safely(context, config, json) as cdc:
-        command = MigrationCommand(argv=(*cdc.settings.push, *_arguments()), directory=cdc.settings.directory)
-        cdc.run_safe([command], ask=not yes, without_backup=without_backup)
+        cdc.run_safe(
+            [_push(cdc, *_arguments())],
+            ask=not yes,
+            without_backup=without_backup,
+            rehearse=_how(rehearse, no_rehearse),
+        )
 
 
 def full_safe(
-    context: Context, config: str | None = None, json: bool = False, yes: bool = False, without_backup: bool = False
+    context: Context,
+    config: str | None = None,
+    json: bool = False,
+    yes: bool = False,
+    without_backup: bool = False,
+    rehearse: bool = False,
+    no_rehearse: bool = False,
 ) -> None:
-    """Back up, run drizzle-kit generate (with what follows --) and migrate, say what they did to the CDC tables."""
+    """Run drizzle-kit generate (with what follows --), rehearse migrate, back up, migrate, say what that did."""
     with _safely(context, config, json) as cdc:
         settings = cdc.settings
-        commands = [
-            MigrationCommand(argv=(*settings.generate, *_arguments()), directory=settings.directory),
-            MigrationCommand(argv=settings.migrate, directory=settings.directory),
-        ]
-        cdc.run_safe(commands, ask=not yes, without_backup=without_backup)
+        generate = MigrationCommand(argv=(*settings.generate, *_arguments()), directory=settings.directory)
+        migrate = MigrationCommand(argv=settings.migrate, directory=settings.directory)
+        # drizzle-kit's touches no database; of another command nobody knows, so that it waits for the backup
+        first = generate.is_drizzle
+        cdc.run_safe(
+            [migrate] if first else [generate, migrate],
+            ask=not yes,
+            without_backup=without_backup,
+            rehearse=_how(rehearse, no_rehearse),
+            before=generate if first else None,
+        )
 
 
 def run_safe(
-    context: Context, config: str | None = None, json: bool = False, yes: bool = False, without_backup: bool = False
+    context: Context,
+    config: str | None = None,
+    json: bool = False,
+    yes: bool = False,
+    without_backup: bool = False,
+    rehearse: bool = False,
+    no_rehearse: bool = False,
 ) -> None:
-    """Back up, run the command that follows --, say what it did to the CDC tables."""
+    """Rehearse, back up, run the command that follows --, say what it did to the CDC tables."""
     with _safely(context, config, json) as cdc:
         if not _arguments():
             raise UsageError(
@@ -162,7 +205,17 @@ def run_safe(
                 remedy="Write it after two dashes: run-safe -- alembic upgrade head",
             )
         command = MigrationCommand(argv=_arguments(), directory=Path.cwd())
-        cdc.run_safe([command], ask=not yes, without_backup=without_backup)
+        cdc.run_safe([command], ask=not yes, without_backup=without_backup, rehearse=_how(rehearse, no_rehearse))
+
+
+def _push(cdc: CDCBackup, *arguments: str) -> MigrationCommand:
+    return MigrationCommand(argv=(*cdc.settings.push, *arguments), directory=cdc.settings.directory)
+
+
+def _how(rehearse: bool, no_rehearse: bool) -> Rehearse | None:
+    if rehearse and no_rehearse:
+        raise UsageError("--rehearse and --no-rehearse contradict each other.", untouched="Nothing was done.")
+    return Rehearse.ON if rehearse else Rehearse.OFF if no_rehearse else None
 
 
 def restore(
@@ -241,6 +294,7 @@ migration = Collection(
     "migration",
     _recipe(backup, "backup"),
     _recipe(pre, "pre"),
+    _recipe(rehearse, "rehearse"),
     _recipe(push_safe, "push-safe"),
     _recipe(full_safe, "full-safe"),
     _recipe(run_safe, "run-safe"),

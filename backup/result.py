@@ -9,6 +9,7 @@ from typing import Any
 from backup.errors import ExitCode
 from backup.migration.faults import Fault
 from backup.migration.guard import Strike
+from backup.migration.rehearsal import Forecast
 from backup.migration.verdict import Verdict
 from backup.postgres.newer import Horizon
 from backup.postgres.snapshot import Count
@@ -29,6 +30,7 @@ class Status(StrEnum):
     MIGRATED = "migrated"
     RESTORED = "restored"
     DRILLED = "drilled"
+    REHEARSED = "rehearsed"
     PRUNED = "pruned"
     LISTED = "listed"
     EXAMINED = "examined"
@@ -127,6 +129,7 @@ class Result:
     ran: list[Ran] = field(default_factory=list)
     strikes: tuple[Strike, ...] | None = None
     gaps: dict[int, str] = field(default_factory=dict)
+    forecast: Forecast | None = None
     verdict: tuple[Verdict, ...] | None = None
     faults: tuple[Fault, ...] = ()
     drill: Drill | None = None
@@ -171,6 +174,8 @@ class Result:
                 ],
                 "gaps": [{"table": str(names[oid]), "reason": reason} for oid, reason in self.gaps.items()],
             }
+        if self.forecast is not None:
+            value["forecast"] = _foreseen(self.forecast)
         if self.verdict is not None:
             value["verdict"] = [
                 {
@@ -217,6 +222,29 @@ class Result:
                 {"file": str(changed.file), "state": changed.state, "detail": changed.detail} for changed in self.init
             ]
         return value
+
+
+def _foreseen(forecast: Forecast) -> dict[str, Any]:
+    return {
+        "argv": forecast.command.shown,
+        "scratch": forecast.place or None,
+        "seconds": round(forecast.seconds, 3),
+        "unknown": forecast.unknown or None,
+        "failure": forecast.failure or None,
+        "limits": forecast.limits,
+        "tables": [
+            {
+                "schema": verdict.schema,
+                "name": verdict.name,
+                "change": verdict.change,
+                "rows_before": verdict.rows_before,
+                "rows_after": verdict.rows_after,
+                "detail": verdict.detail,
+                "through": ".".join(forecast.through.get((verdict.schema, verdict.name), ())) or None,
+            }
+            for verdict in forecast.verdicts
+        ],
+    }
 
 
 def _planned(plan: TablePlan) -> dict[str, Any]:

@@ -49,6 +49,15 @@ class SafeRun:
     result: Result
     patience: float = _PATIENCE
 
+    def run_before(self, command: MigrationCommand) -> None:
+        """Run a command that touches no database, before the backup.
+
+        Raises:
+            MigrationError: it failed, or did not do its work.
+        """
+        if failure := self._migrate([command], look_at_catalog(self.database)):
+            raise MigrationError(failure, untouched="No migration was started, and nothing was backed up.")
+
     def run(self, commands: Sequence[MigrationCommand], catalog: str) -> None:
         """Run the commands one after the other, and judge what they did; `catalog` is as it was before.
 

@@ -1,13 +1,15 @@
 """The guard of a safe run: from the settings, with a person to be asked, and what it did in words."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
-from backup.migration.guard import Guard, Strike
+from backup.migration.guard import Guard, Saved, Strike
 from backup.migration.save_newer import SaveNewer
 from backup.postgres.database import Database
-from backup.postgres.tables import Table, find_tables
+from backup.postgres.tables import Connection, Table, find_tables
 from backup.report import Report, plural, visible
 from backup.result import Result
 from backup.session.delta import DeltaWriter
@@ -64,6 +66,38 @@ def stand_guard(
         names = {table.oid: str(table) for table in result.tables}
         for oid, why in guard.gaps.items():
             report.warn(f"  {visible(names[oid])} was not guarded all the time: {why}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoodAgainst:
+    """What wanted to take a table on which no statement was to lay its hands; `struck` is set with the first."""
+
+    strikes: list[str] = field(default_factory=list)
+    struck: threading.Event = field(default_factory=threading.Event)
+
+
+@contextmanager
+def stand_against(database: Database, settings: Settings, tables: Sequence[Table]) -> Iterator[StoodAgainst]:
+    """Hold the tables while the block runs, and cancel every statement that wants one for itself alone.
+
+    Raises:
+        BackupError: a table cannot be had, or is not what it was.
+        DatabaseError: the server cannot be reached.
+    """
+    against = StoodAgainst()
+
+    def decide(query: str, table: Table) -> str:
+        against.strikes.append(f"{_short(query)!r} wanted {table}, and was cancelled")
+        against.struck.set()
+        return "no statement of a rehearsal may reach the real tables"
+
+    guard = Guard(database, tables, save=_save_nothing, decide=decide)
+    with guard.standing(partial(find_tables, prefix=settings.prefix, schemas=settings.schemas), settings.lock_timeout):
+        yield against
+
+
+def _save_nothing(_connection: Connection, _table: Table, _now: Table, _rewritten: bool) -> Saved:
+    return Saved(rows=0)
 
 
 def _tell(strike: Strike, report: Report) -> None:

@@ -110,10 +110,10 @@ class Project:
         return value
 
     def configure(self, **keys: object) -> Path:
-        """Write these keys of `backup` into the project's configuration; no drill unless they say so."""
+        """Write these keys of `backup` into the project's configuration; no drill or rehearsal unless they say so."""
         file = self.folder / "config" / "backup.yml"
         file.parent.mkdir(exist_ok=True)
-        file.write_text(yaml.safe_dump({"backup": {"drill": False, **keys}}))
+        file.write_text(yaml.safe_dump({"backup": {"drill": False, "rehearse": "off", **keys}}))
         return file
 
     def environment(self, **more: str) -> dict[str, str]:

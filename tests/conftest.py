@@ -11,8 +11,10 @@ import psycopg
 import pytest
 
 from backup.postgres.embedded import DISPOSABLE, Server, start_server
+from tests.drizzle_projects import DrizzleVersion, install
 from tests.lacking import LACKED, lacking
-from tests.servers import FreshDatabase, find_binaries, fresh_database, major, version
+from tests.servers import FreshDatabase, find_binaries, fresh_database, major
+from tests.servers import version as version_of
 
 # A deadline measures the machine, and a CI that draws anew fails for what nobody has changed.
 hypothesis.settings.register_profile(
@@ -81,6 +83,20 @@ def node() -> Path:
     return Path(found)
 
 
+@pytest.fixture(scope="session", params=["stable", "rc"])
+def version(request: pytest.FixtureRequest) -> DrizzleVersion:
+    """Each of the two versions of drizzle-kit."""
+    named: DrizzleVersion = request.param
+    return named
+
+
+@pytest.fixture(scope="session")
+def installed(node: Path, version: DrizzleVersion, request: pytest.FixtureRequest) -> Path:
+    """That version, installed once for all runs of the tests, where pytest keeps what it remembers."""
+    assert node
+    return install(version, request.config.rootpath / ".pytest_cache" / "d" / "drizzle")
+
+
 @pytest.fixture(autouse=True)
 def _environment_without_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
@@ -94,11 +110,11 @@ def pytest_report_header() -> list[str]:
     for kind in ("embedded", "machine"):
         binaries = find_binaries(kind)
         lines.append(
-            f"{kind} server: " + (f"PostgreSQL {version(binaries / 'postgres')}, {binaries}" if binaries else "none")
+            f"{kind} server: " + (f"PostgreSQL {version_of(binaries / 'postgres')}, {binaries}" if binaries else "none")
         )
     for program in ("pg_dump", "psql"):
         found = shutil.which(program)
-        lines.append(f"{program} on PATH: " + (version(Path(found)) if found else "none"))
+        lines.append(f"{program} on PATH: " + (version_of(Path(found)) if found else "none"))
     found = shutil.which("node")
     lines.append("node: " + (subprocess.check_output((found, "--version"), text=True).strip() if found else "none"))
     return lines

@@ -17,7 +17,7 @@ FLOORS = (
     ("backup.migration",),
     ("backup.result",),
     ("backup.report",),
-    ("backup.bring_back", "backup.doctor", "backup.init", "backup.listing", "backup.safe_run"),
+    ("backup.bring_back", "backup.doctor", "backup.foresee", "backup.init", "backup.listing", "backup.safe_run"),
     ("backup.cdc_backup",),
     ("backup", "backup.recipes"),
     ("tasks",),

@@ -298,7 +298,7 @@ def test_nothing_is_guarded_that_is_not_what_was_backed_up(database: FreshDataba
     with Database.from_url(database.url, "a test").connect() as connection:
         before = find(connection)
     database.execute(change)
-    with pytest.raises(BackupError, match="not what was backed up any more"), guarded(database, Kept(), tables=before):
+    with pytest.raises(BackupError, match="not what they were a moment ago"), guarded(database, Kept(), tables=before):
         pytest.fail("it stood")
     assert database.rows("select from pg_stat_activity where application_name = 'cdc-backup'") == []
 

@@ -9,7 +9,7 @@ import pytest
 
 from backup.postgres.embedded import Server
 from tests.chain import CDC_BACKUP, TABLES, Ended, Project, end, new_project
-from tests.drizzle_projects import EXAMPLE, DrizzleVersion, edit_schema, install, make_project
+from tests.drizzle_projects import EXAMPLE, DrizzleVersion, edit_schema, make_project
 from tests.sessions import dump
 
 SHOP = (EXAMPLE / "database.sql").read_text() + (EXAMPLE / "changes.sql").read_text()
@@ -19,20 +19,6 @@ CDC_ONLY = TABLES.replace("create table users (id integer primary key, name text
 
 KEYS = {"No": "\r", "Ctrl-C": "\x03", "Esc": "\x1b"}
 """What a person presses at drizzle-kit's question, where “No, abort” is marked."""
-
-
-@pytest.fixture(scope="session", params=["stable", "rc"])
-def version(request: pytest.FixtureRequest) -> DrizzleVersion:
-    """Each of the two versions of drizzle-kit."""
-    named: DrizzleVersion = request.param
-    return named
-
-
-@pytest.fixture(scope="session")
-def installed(node: Path, version: DrizzleVersion, request: pytest.FixtureRequest) -> Path:
-    """That version, installed once for all runs of the tests, where pytest keeps what it remembers."""
-    assert node
-    return install(version, request.config.rootpath / ".pytest_cache" / "d" / "drizzle")
 
 
 @pytest.fixture

@@ -11,10 +11,17 @@ from backup.errors import MigrationError, ProcessError, UsageError
 from backup.migration.drizzle import is_drizzle
 from backup.process import Attended, attend
 
-__all__ = ["Attended", "MigrationCommand"]
+__all__ = ["Attended", "MigrationCommand", "without_passwords"]
 
 _PASSWORDS = (re.compile(r"(://[^:/@?#\s]*:)\S*(?=@)"), re.compile(r"(password=)('[^']*'|[^\s&]+)", re.IGNORECASE))
 """In a URL; in its query, in a keyword string, in an assignment like `PGPASSWORD=…`."""
+
+
+def without_passwords(text: str) -> str:
+    """The text as it may be shown: `***` for each password in a connection string."""
+    for pattern in _PASSWORDS:
+        text = pattern.sub(r"\1***", text)
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +37,7 @@ class MigrationCommand:
     @property
     def shown(self) -> tuple[str, ...]:
         """The command line as it may be shown: a password in a connection string is not."""
-        shown = self.argv
-        for pattern in _PASSWORDS:
-            shown = tuple(pattern.sub(r"\1***", word) for word in shown)
-        return shown
+        return tuple(map(without_passwords, self.argv))
 
     @property
     def is_drizzle(self) -> bool:

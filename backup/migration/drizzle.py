@@ -58,7 +58,7 @@ def judge_drizzle(argv: tuple[str, ...], output: str, returncode: int, *, catalo
         returncode: 128 + n when signal n ended it.
         catalog_changed: whether the database's catalog is another than before.
     """
-    verb = _verb(argv)
+    verb = verb_of(argv)
     name = f"drizzle-kit {verb}".strip()
     lines = _lines(output)
 
@@ -80,7 +80,7 @@ def judge_drizzle(argv: tuple[str, ...], output: str, returncode: int, *, catalo
         return undone(Outcome.ABORTED, f"{name} was answered with “No, abort”")
     if returncode == 130 or (returncode and _INTERRUPTED in lines):
         return undone(Outcome.ABORTED, f"{name} was interrupted")
-    if question := _first(_UNANSWERED, lines):
+    if question := question_of(output):
         return undone(Outcome.NOT_APPLIED, f"{name} had a question and nobody to answer it: “{question}”")
     if returncode == 0 and "--explain" in argv:
         return Judgement(outcome=Outcome.NOTHING_TO_DO, sentence=f"{name} was only asked to explain itself.")
@@ -112,6 +112,11 @@ def judge_drizzle(argv: tuple[str, ...], output: str, returncode: int, *, catalo
     return undone(Outcome.NOT_APPLIED, unknown)
 
 
+def question_of(output: str) -> str:
+    """The question that drizzle-kit had and nobody to answer it, or nothing."""
+    return _first(_UNANSWERED, _lines(output))
+
+
 def _is_program(element: str) -> bool:
     """Whether one element of a command line names drizzle-kit: as a command, a package, or its script."""
     path = PurePath(element)
@@ -121,7 +126,7 @@ def _is_program(element: str) -> bool:
     )
 
 
-def _verb(argv: tuple[str, ...]) -> str:
+def verb_of(argv: tuple[str, ...]) -> str:
     """What drizzle-kit is told to do: the first word after its last name in the command line."""
     last = max((place for place, element in enumerate(argv) if _is_program(element)), default=-1)
     words = [element for element in argv[last + 1 :] if not element.startswith("-")]

@@ -105,8 +105,8 @@ class Guard:
             watch, holding = self._connect(connections)
             if not holding.take(self._tables.values(), lock_timeout) or not self._are_still(find(watch)):
                 raise BackupError(
-                    "The CDC tables are not what was backed up any more: they were created, dropped or altered since, "
-                    f"or one of them is locked for longer than lock_timeout ({lock_timeout:g} s).",
+                    "The CDC tables are not what they were a moment ago: one was created, dropped or altered since, "
+                    f"or is locked for longer than lock_timeout ({lock_timeout:g} s).",
                     untouched="The migration was not started.",
                     remedy="Run this again, when nobody else changes them.",
                 )

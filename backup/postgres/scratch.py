@@ -26,6 +26,10 @@ where datname ~ %s and coalesce(shobj_description(oid, 'pg_database'), %s) = %s
 """
 
 
+# Client backends alone are counted there, each once it is idle for the first time or over.
+_SESSIONS = "select (to_jsonb(d) ->> 'sessions')::int8 from pg_stat_database d where datname = current_database()"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scratch:
     """A scratch database, and where it is, for people."""
@@ -76,6 +80,12 @@ def may_create(database: Database) -> bool:
         ).fetchone()
         # Another process number than the login's: a pooler, which may not know the database that we make.
         return bool(row and row[0] and not row[1] and row[2] == connection.info.backend_pid)
+
+
+def count_sessions(connection: Connection) -> int | None:
+    """How many sessions the database has had, ours included; None on a server before PostgreSQL 14."""
+    row = connection.execute(_SESSIONS).fetchone()
+    return None if row is None else row[0]
 
 
 @contextmanager

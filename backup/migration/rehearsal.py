@@ -1,0 +1,314 @@
+"""The real migration command on a scratch database, to learn what it would destroy."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from backup.errors import BackupError, ProcessError
+from backup.migration.command import MigrationCommand
+from backup.migration.drizzle import Outcome, judge_drizzle, question_of
+from backup.migration.drizzle_unasked import Unasked, unasked
+from backup.migration.redirect import Tool, probe, redirected, tool_of, why_not
+from backup.migration.verdict import Change, Verdict, judge
+from backup.postgres.catalog import digest_catalog
+from backup.postgres.clients import Clients
+from backup.postgres.copy import Copied, copy_database
+from backup.postgres.database import Database
+from backup.postgres.references import Name, References, find_references, find_state
+from backup.postgres.scratch import Scratch, count_sessions, scratch_database
+from backup.postgres.snapshot import Count, count_rows
+from backup.postgres.tables import Connection, Table, find_tables_by
+from backup.process import Tried, try_out
+
+TIME_LIMIT = 300.0
+"""Seconds that a command may take in a rehearsal where nobody set another limit."""
+
+_SHOWN = 5
+
+
+class Watched(Protocol):
+    """What stands on the real tables during a rehearsal.
+
+    `strikes` are sentences, one for each statement that wanted to take a real table and was kept from it;
+    `struck` is set with the first.
+    """
+
+    @property
+    def strikes(self) -> Sequence[str]: ...  # noqa: D102 - see above
+
+    @property
+    def struck(self) -> threading.Event: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unwatched:
+    """Nothing stands there."""
+
+    strikes: tuple[str, ...] = ()
+    struck: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a command would do to the CDC tables.
+
+    `verdicts` has each of them, in the order given; all are `unknown` where `unknown` says why there is no
+    forecast. `through` has for one (schema, name) the table by whose cascade it is struck. `limits` are what
+    the rehearsal could not show, or did in another way. `failure` says why the command did not do its work
+    there; `output` is what it wrote. `place` is where the scratch database was.
+    """
+
+    command: MigrationCommand
+    verdicts: tuple[Verdict, ...]
+    through: Mapping[Name, Name] = field(default_factory=dict)
+    limits: tuple[str, ...] = ()
+    unknown: str = ""
+    failure: str = ""
+    output: str = ""
+    place: str = ""
+    seconds: float = 0.0
+
+    @property
+    def losses(self) -> tuple[Verdict, ...]:
+        """What it would destroy, as far as that is known."""
+        return tuple(v for v in self.verdicts if v.is_loss and v.change is not Change.UNKNOWN)
+
+    @property
+    def at_risk(self) -> tuple[Verdict, ...]:
+        """The tables about which nobody can say that they are safe, although no loss was seen."""
+        return tuple(v for v in self.verdicts if v.change is Change.UNKNOWN)
+
+    @property
+    def safe(self) -> tuple[Verdict, ...]:
+        """The tables that it leaves alone."""
+        return tuple(v for v in self.verdicts if not v.is_loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The real database, and how a scratch database is made from it.
+
+    `url` is what the variable that is called `variable` holds; `also` are other tables whose rows are copied,
+    `scratch` where the copy goes, `watched` puts something on the real tables while a command runs.
+    """
+
+    database: Database
+    tables: tuple[Table, ...]
+    counts: Mapping[int, Count]
+    clients: Clients
+    scratch: str
+    also: Sequence[str] | Literal["*"]
+    lock_timeout: float
+    variable: str
+    url: str | None
+    environment: Mapping[str, str] = field(repr=False)
+    time_limit: float
+    watched: Callable[[], AbstractContextManager[Watched]]
+
+
+class _NoForecastError(Exception):
+    """Why nothing can be said; the chain may go on without."""
+
+
+def nothing_known(
+    command: MigrationCommand, tables: Sequence[Table], counts: Mapping[int, Count], reason: str, seconds: float = 0.0
+) -> Forecast:
+    """A forecast that says of every table that nobody knows."""
+    rows = {table.oid: counts[table.oid].rows if table.oid in counts else 0 for table in tables}
+    verdicts = tuple(_unknown(table.schema, table.name, rows[table.oid], "") for table in tables)
+    return Forecast(command=command, verdicts=verdicts, unknown=reason, seconds=seconds)
+
+
+def rehearse(command: MigrationCommand, stage: Stage) -> Forecast:
+    """Run the command on a copy of the database, and judge the copy.
+
+    It runs without a terminal, with the variable of the URL and the `PG*` variables pointing at the copy, and
+    ends with all that it started. Before, what it says of itself must not speak against that it follows them;
+    while it runs, a session on the copy must be seen; afterwards, the real database's catalog must be what it was.
+
+    Raises:
+        BackupError: the command reached the real database, or its catalog changed meanwhile.
+    """
+    began = time.monotonic()
+    try:
+        if reason := why_not(command, variable=stage.variable, environment=stage.environment):
+            raise _NoForecastError(reason)
+        before = _digest(stage.database)
+        with scratch_database(stage.database, stage.scratch) as scratch:
+            try:
+                copied = copy_database(
+                    stage.database,
+                    scratch.database,
+                    stage.tables,
+                    also=stage.also,
+                    clients=stage.clients,
+                    lock_timeout=stage.lock_timeout,
+                )
+            except BackupError as error:
+                raise _NoForecastError(error.what) from error
+            forecast = _rehearse_on(scratch, copied, command, stage, before)
+    except _NoForecastError as reason:
+        forecast = nothing_known(command, stage.tables, stage.counts, str(reason))
+    return replace(forecast, seconds=time.monotonic() - began)
+
+
+def _rehearse_on(scratch: Scratch, copied: Copied, command: MigrationCommand, stage: Stage, before: str) -> Forecast:
+    """Run it there; `before` is the digest of the real database's catalog."""
+    with tempfile.TemporaryDirectory(prefix="cdc-backup-") as folder, scratch.database.connect() as seen:
+        run = _Run(command=command, stage=stage, scratch=scratch.database, seen=seen)
+        if (harmless := probe(command.argv)) and not run.connects(harmless):
+            raise _NoForecastError(f"`{harmless[-1]}` of it did not connect to the scratch database")
+        names = [(table.schema, table.name) for table in stage.tables]
+        found = {(table.schema, table.name): table for table in find_tables_by(seen, [], names)}
+        tables = tuple(found[name] for name in names)
+        counts, references, digest = count_rows(seen, tables), find_references(seen, tables), digest_catalog(seen)
+        way = (
+            unasked(command.argv, command.directory, Path(folder))
+            if tool_of(command.argv) is Tool.DRIZZLE
+            else Unasked(argv=command.argv)
+        )
+        tried, connected = run.to_its_end(way)
+        if _digest(stage.database) != before:
+            raise BackupError(
+                f"While `{command}` was rehearsed, the catalog of the real database {stage.database} changed: either "
+                "the command reached it, or somebody else changed something.",
+                untouched="The migration was not started, and nothing was backed up.",
+                remedy="Look what changed. --no-rehearse migrates without a rehearsal.",
+            )
+        if not connected:
+            raise _NoForecastError("the command never connected to the scratch database")
+        if tried.expired:
+            raise _NoForecastError(f"it was ended after {stage.time_limit:g} s, the time limit of a rehearsal")
+        if command.is_drizzle and (question := question_of(tried.output)):
+            raise _NoForecastError(f"it has a question that only a person can answer: “{question}”")
+        failure = _failure(command, tried, changed=digest_catalog(seen) != digest)
+        verdicts = judge(scratch.database, tables, counts, {})
+        after = find_state(seen, references.state)
+    return Forecast(
+        command=command,
+        verdicts=tuple(_doubted(verdict, references, copied) for verdict in verdicts),
+        through=_through(verdicts, references, after),
+        limits=tuple(_limits(way, copied)),
+        failure=failure,
+        output=tried.output if failure else "",
+        place=scratch.place,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Runs of the command on the scratch database; `seen` is our own connection there."""
+
+    command: MigrationCommand
+    stage: Stage
+    scratch: Database
+    seen: Connection
+
+    def connects(self, argv: tuple[str, ...]) -> bool:
+        """Whether a command that only reads does so on the scratch database."""
+        sessions = self._sessions()
+        self._try(argv)
+        return self._sessions() > sessions
+
+    def to_its_end(self, way: Unasked) -> tuple[Tried, bool]:
+        """What became of the command, its questions answered, and whether it connected to the scratch database."""
+        sessions = self._sessions()
+        tried = self._try(way.argv)
+        while way.answer(tried.output):
+            tried = self._try(way.argv)
+        return tried, self._sessions() > sessions
+
+    def _try(self, argv: tuple[str, ...]) -> Tried:
+        stage = self.stage
+        environment = redirected(stage.environment, self.scratch, variable=stage.variable, url=stage.url)
+        with stage.watched() as watched:
+            try:
+                tried = try_out(
+                    argv,
+                    environment=environment,
+                    cwd=self.command.directory,
+                    time_limit=stage.time_limit,
+                    stop=watched.struck,
+                )
+            except ProcessError as error:
+                raise _NoForecastError(f"it could not be started: {error.stderr}") from error
+        if watched.strikes:
+            raise BackupError(
+                f"`{self.command}` was to be rehearsed on a scratch database, and reached for the real one: "
+                f"{'; '.join(watched.strikes)}.",
+                untouched="The CDC tables were held, and it was ended; what it did to other tables, nobody knows.",
+                remedy="Look at the real database. Whatever names it for this command besides the variable "
+                f"{stage.variable} must be found; until then: --no-rehearse.",
+            )
+        return tried
+
+    def _sessions(self) -> int:
+        """How many sessions the scratch database has seen; a session is counted once it is idle or over.
+
+        Raises:
+            _NoForecastError: the server does not count them (before PostgreSQL 14).
+        """
+        sessions = count_sessions(self.seen)
+        if sessions is None:
+            raise _NoForecastError("this server, older than PostgreSQL 14, cannot tell whether the command connected")
+        return sessions
+
+
+def _digest(database: Database) -> str:
+    with database.connect() as connection:
+        return digest_catalog(connection)
+
+
+def _failure(command: MigrationCommand, tried: Tried, *, changed: bool) -> str:
+    """Why the command did not do its work, or nothing."""
+    if not command.is_drizzle:
+        return f"{command} ended with exit code {tried.returncode}." if tried.returncode else ""
+    judgement = judge_drizzle(command.argv, tried.output, tried.returncode, catalog_changed=changed)
+    return "" if judgement.outcome in (Outcome.APPLIED, Outcome.NOTHING_TO_DO) else judgement.sentence
+
+
+def _doubted(verdict: Verdict, references: References, copied: Copied) -> Verdict:
+    """The verdict, or `unknown` where rows that were not copied could have struck the table."""
+    doubtful = sorted(references.deleting((verdict.schema, verdict.name)).intersection(copied.in_part))
+    if verdict.is_loss or not doubtful:
+        return verdict
+    why = f"a DELETE in {_names(doubtful)} would reach it, and not all rows of that were there (rehearse_data)"
+    return _unknown(verdict.schema, verdict.name, verdict.rows_before, why)
+
+
+def _through(
+    verdicts: Sequence[Verdict], references: References, after: Mapping[Name, tuple[int, bool]]
+) -> dict[Name, Name]:
+    """For each table that was struck by a cascade: from where, as far as the catalog tells."""
+    found = {}
+    for verdict in verdicts:
+        name, dropped = (verdict.schema, verdict.name), verdict.change in (Change.DROPPED, Change.REPLACED)
+        if dropped or verdict.change in (Change.EMPTIED, Change.ROWS_LOST):
+            source = references.source(name, after, dropped=dropped)
+            if source:
+                found[name] = source
+    return found
+
+
+def _limits(way: Unasked, copied: Copied) -> list[str]:
+    limits = [way.differs] if way.differs else []
+    if copied.in_part:
+        limits.append(f"run with only the first row of {_names(copied.in_part)}: what depends on their data may differ")
+    if copied.extensions:
+        limits.append(f"run without the extension {', '.join(copied.extensions)}")
+    return limits
+
+
+def _names(names: Sequence[Name]) -> str:
+    shown = [name if schema == "public" else f"{schema}.{name}" for schema, name in names[:_SHOWN]]
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(shown)}{more}"
+
+
+def _unknown(schema: str, name: str, rows: int, detail: str) -> Verdict:
+    return Verdict(schema=schema, name=name, change=Change.UNKNOWN, rows_before=rows, rows_after=None, detail=detail)
