@@ -102,6 +102,13 @@ TAKEN = {
         "public.users no longer writes to public._cdc_users on UPDATE or DELETE: its trigger cdc_users_audit was "
         "changed.",
     ),
+    "a trigger's function": (
+        (
+            "drop trigger cdc_users_audit on users",
+            "create trigger cdc_users_audit after insert on users for each row execute function unrelated()",
+        ),
+        "public.users no longer writes to public._cdc_users: its trigger cdc_users_audit was changed.",
+    ),
     "what a function says": (
         ("create or replace function audit() returns trigger language plpgsql as 'begin return null; end'",),
         "public.roles no longer writes to public._cdc_roles: its trigger cdc_roles_audit is there, and its function "

@@ -178,15 +178,16 @@ def _why(trigger: Trigger, same: Trigger | None, looks: _Looks) -> tuple[str, Se
     table = sql.SQL("ALTER TABLE {} ").format(sql.Identifier(*trigger.on)).as_string()
     enable = f"{table}ENABLE {'ALWAYS ' if trigger.enabled == 'A' else ''}{trigger.kind.upper()} "
     enable += sql.Identifier(trigger.name).as_string()
+    always = [enable] if trigger.enabled == "A" else []
     if same is None:
         there = of_function and any(f.definition == of_function.definition for f in looks.after.functions.values())
-        return f"{its} is gone", [*(made[-1:] if there else made), *([enable] if trigger.enabled == "A" else [])]
+        return f"{its} is gone", [*(made[-1:] if there else made), *always]
     if not same.fires:
         return f"{its} is disabled", [enable]
-    if trigger.names - same.names and of_function:
+    if trigger.names - same.names and of_function and same.definition == trigger.definition:
         return f"{its} is there, and its function {of_function.signature} does not speak of it any more", made[:1]
     drop = f"DROP {trigger.kind.upper()} {sql.Identifier(trigger.name).as_string()} ON "
-    return f"{its} was changed", [drop + sql.Identifier(*trigger.on).as_string(), *made[-1:]]
+    return f"{its} was changed", [drop + sql.Identifier(*trigger.on).as_string(), *made, *always]
 
 
 def _lost_functions(looks: _Looks, told: set[int]) -> Iterator[Fault]:

@@ -143,14 +143,14 @@ def look_at_machinery(connection: Connection, names: Collection[Name], earlier: 
     sources = {oid: _plain(source) for oid, _, _, _, source in functions}
     reached = _reach({oid: name for oid, _, name, _, _ in functions}, sources, names)
     others = earlier.triggers if earlier else ()
-    known = {trigger.oid for trigger in others}
+    known = {trigger.oid for trigger in others} | {(trigger.on, trigger.name) for trigger in others}
     triggers = []
     for oid, relation, schema, table, name, enabled, events, function, said, definition, kind in connection.execute(
         _TRIGGERS
     ):
         spoken = reached.get(function, frozenset()) | _named(_plain(said), names)
         spoken |= _put_together(sources.get(function, ""), table, names)
-        if spoken or (schema, table) in names or oid in known:
+        if spoken or (schema, table) in names or {oid, ((schema, table), name)} & known:
             triggers.append(
                 Trigger(
                     oid=oid,
