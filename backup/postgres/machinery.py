@@ -94,7 +94,7 @@ class Trigger:
 
 @dataclass(frozen=True, kw_only=True)
 class Function:
-    """A function that speaks of the CDC tables `names`; `definition` is the statement that makes it."""
+    """A function of a trigger, or one that itself speaks of the CDC tables `names`; `definition` makes it again."""
 
     oid: int
     signature: str
@@ -165,7 +165,7 @@ def look_at_machinery(connection: Connection, names: Collection[Name], earlier: 
                     names=spoken - {(schema, table)},
                 )
             )
-    wanted = {oid for oid, spoken in reached.items() if spoken} | {t.function for t in triggers if t.function}
+    wanted = {oid for oid, spoken in reached.items() if spoken} | {t.function for t in (*triggers, *others)}
     definitions: dict[int, str] = dict(connection.execute(_DEFINITIONS, [list(wanted)]).fetchall())
     asked = [*names, *(trigger.on for trigger in others)]
     return Machinery(
@@ -175,7 +175,7 @@ def look_at_machinery(connection: Connection, names: Collection[Name], earlier: 
             oid: Function(
                 oid=oid,
                 signature=signature,
-                names=reached[oid].union(*(t.names for t in triggers if t.function == oid)),
+                names=reached[oid],
                 definition=definitions[oid].rstrip(),
             )
             for oid, _, _, signature, _ in functions
