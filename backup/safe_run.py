@@ -22,7 +22,7 @@ from backup.stand_guard import stand_guard
 from backup.way_back import sentence_of, ways_back
 
 _PATIENCE = 30.0
-"""Seconds for what a migration that is over left running on the server."""
+"""Seconds for what a migration that is over left running on the server, and for tables that others have locked."""
 
 
 def look_at_catalog(database: Database) -> str:
@@ -37,7 +37,7 @@ class SafeRun:
 
     `announced` is by OID what a person was told before that would become of a table: that is no loss then.
     `restore` is what a person types to restore, `named` the options that lead to the same configuration. `patience`
-    is how many seconds are waited for statements that the migration left running on the server.
+    is how many seconds are waited for statements that the migration left running, and for locks.
     """
 
     database: Database
@@ -87,6 +87,7 @@ class SafeRun:
             horizon=result.horizon,
             gaps=result.gaps,
             unfinished=unfinished,
+            lock_timeout=1 if unfinished else self.patience,
         )
         result.faults = find_faults(self.database, machinery, result.tables, verdict) if verdict else ()
         losses = [v for v in verdict if v.is_loss]

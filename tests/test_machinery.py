@@ -102,6 +102,13 @@ TAKEN = {
         "public.users no longer writes to public._cdc_users on UPDATE or DELETE: its trigger cdc_users_audit was "
         "changed.",
     ),
+    "a trigger's function": (
+        (
+            "drop trigger cdc_users_audit on users",
+            "create trigger cdc_users_audit after insert on users for each row execute function unrelated()",
+        ),
+        "public.users no longer writes to public._cdc_users: its trigger cdc_users_audit was changed.",
+    ),
     "what a function says": (
         ("create or replace function audit() returns trigger language plpgsql as 'begin return null; end'",),
         "public.roles no longer writes to public._cdc_roles: its trigger cdc_roles_audit is there, and its function "
@@ -195,7 +202,7 @@ def test_what_still_captures_under_other_names_is_nothing_to_tell(captured: Look
     [
         (
             "drop table _cdc_users",
-            "The trigger cdc_users_audit on public.users writes to public._cdc_users, which is gone: every INSERT or "
+            "The trigger cdc_users_audit on public.users writes to public._cdc_users, which is gone: every INSERT, "
             "UPDATE or DELETE on public.users fails until it is back.",
             "insert into users values (8, 'joe')",
         ),
@@ -223,12 +230,21 @@ def test_a_trigger_that_does_not_fire_breaks_nothing(captured: Looked) -> None:
 
 
 def test_what_goes_with_an_application_table_is_told_and_no_loss(captured: Looked) -> None:
-    captured.database.execute("drop table users")
+    captured.database.execute("drop table users, roles")
+    told = {fault.sentence: fault.is_loss for fault in captured.faults()}
+    assert told == {
+        "public.users is gone, and with it its trigger cdc_users_audit, which wrote to public._cdc_users.": False,
+        "public.roles is gone, and with it its trigger cdc_roles_audit, which wrote to public._cdc_roles.": False,
+        "public.roles is gone, and with it its rule keep, which wrote to public._cdc_all.": False,
+    }
+
+
+def test_only_what_is_missing_is_made_again(captured: Looked) -> None:
+    captured.database.execute("drop trigger cdc_roles_audit on roles")
     (fault,) = captured.faults()
-    assert fault.sentence == (
-        "public.users is gone, and with it its trigger cdc_users_audit, which wrote to public._cdc_users."
+    assert fault.way_back == (
+        "CREATE TRIGGER cdc_roles_audit AFTER INSERT ON public.roles FOR EACH ROW EXECUTE FUNCTION public.audit();"
     )
-    assert not fault.is_loss
 
 
 def test_who_writes_a_table_that_was_let_go_is_no_loss_of_its_own(captured: Looked) -> None:
@@ -270,7 +286,7 @@ def project(embedded_server: Server, tmp_path: Path) -> Iterator[Project]:
 def test_writes_that_fail_are_said_loudly_kept_beside_the_session_and_shown_by_list(project: Project) -> None:
     value, ended = project.json("run-safe", "--", *psql(project, "drop table _cdc_users"))
     assert ended.code == 6
-    sentence = "every INSERT or UPDATE or DELETE on public.users fails until it is back"
+    sentence = "every INSERT, UPDATE or DELETE on public.users fails until it is back"
     assert sentence in ended.stderr
     assert value["message"].startswith(
         "The migration destroyed CDC data: public._cdc_users (dropped); the application's own writes fail."

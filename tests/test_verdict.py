@@ -10,11 +10,17 @@ from typing import Any
 
 import pytest
 
-from backup.migration.verdict import Change
+from backup.migration.command import MigrationCommand
+from backup.migration.verdict import Change, Verdict, judge
 from backup.postgres.embedded import DISPOSABLE, Server, start_server
-from tests.chain import INVOKE, TABLES, TASKS, Project, new_project, psql
-from tests.servers import FreshDatabase
-from tests.sessions import rows
+from backup.postgres.unfinished import find_unfinished, server_clock, wait_for_unfinished
+from backup.report import Report
+from backup.result import Result, Status
+from backup.safe_run import SafeRun
+from backup.session.sidecar import Verdict as VerdictRecord
+from tests.chain import CDC_BACKUP, INVOKE, TABLES, TASKS, Project, new_project, psql
+from tests.servers import FreshDatabase, fresh_database
+from tests.sessions import fresh_role, reached, rows, snapshot, write
 
 ENDS = itertools.cycle(["", "exit 3"])
 """Every other command of the table below fails after its work was done: that saves nobody the verdict."""
@@ -235,6 +241,150 @@ def test_a_server_that_is_gone_leaves_a_verdict_of_unknown_and_that_is_a_loss(
         assert len(ended.advised) == 1
         beside = project.published[0].with_name(f"{project.published[0].name}.verdict.json")
         assert json.loads(beside.read_text())["destroyed"]["public._cdc_users"] == "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backed:
+    """A database and its session, and what a verdict compares with."""
+
+    database: FreshDatabase
+    result: Result
+
+    def judge(self, **options: Any) -> dict[str, Verdict]:
+        """The verdicts, by the tables' names."""
+        result = self.result
+        told = {"database": reached(self.database), "announced": {}, "horizon": result.horizon, **options}
+        return {verdict.name: verdict for verdict in judge(before=result.tables, counts=result.counts, **told)}
+
+    def oid(self, name: str) -> int:
+        """The OID that the table had."""
+        (oid,) = (table.oid for table in self.result.tables if table.name == name)
+        return oid
+
+
+@pytest.fixture
+def backed(embedded_server: Server, tmp_path: Path) -> Iterator[Backed]:
+    """Three CDC tables and a session of them."""
+    with fresh_database(embedded_server) as database:
+        database.execute(TABLES)
+        session = write(database, tmp_path / "sessions")
+        with snapshot(database) as taken:
+            result = Result(session=session, tables=taken.tables, counts=taken.counts, horizon=taken.horizon)
+        yield Backed(database=database, result=result)
+
+
+def test_a_statement_that_a_killed_migration_left_running_is_waited_for(project: Project) -> None:
+    held = "select pg_advisory_xact_lock(7); drop table _cdc_roles"
+    client = shlex.join(psql(project, f"begin; {held}; commit")).replace("'$DATABASE_URL'", '"$DATABASE_URL"')
+    looks = shlex.join(psql(project, "select 'waits' from pg_locks where locktype = 'advisory' and not granted"))
+    killed = f"{client} & client=$!; until {looks} | grep -q waits; do :; done; kill -9 $client"
+    with project.database.connect() as holder:
+        holder.execute("select pg_advisory_lock(7)")
+        with project.started(CDC_BACKUP, "run-safe", "--", "sh", "-c", killed) as running:
+            assert running.stdout
+            for line in running.stdout:
+                if line.startswith("Waiting for a statement that is still running on the server: begin; select pg_adv"):
+                    break
+            else:
+                pytest.fail("it was not waited for")
+            holder.execute("select pg_advisory_unlock(7)")
+            said = running.stdout.read()
+    assert running.returncode == 6
+    assert "The migration destroyed CDC data: public._cdc_roles (dropped)." in said
+
+
+def test_what_still_runs_after_the_limit_is_said_and_no_table_is_called_untouched(backed: Backed) -> None:
+    with reached(backed.database).connect() as connection:
+        since, tables = server_clock(connection), [table.oid for table in backed.result.tables]
+        with backed.database.connect(autocommit=False) as migration:
+            migration.execute("alter table _cdc_users add password text default 'hush'")
+            told: list[str] = []
+            (still,) = wait_for_unfinished(connection, tables, since, limit=0, tell=told.append)
+            assert str(still) == (
+                f"alter table _cdc_users add password text default '…', by process {migration.info.backend_pid}"
+            )
+            assert told == [f"Waiting for a statement that is still running on the server: {still}"]
+            verdicts = backed.judge(unfinished=str(still), lock_timeout=0.1)
+            migration.rollback()
+        assert wait_for_unfinished(connection, tables, since, limit=0, tell=told.append) == ()
+    assert {name: (verdict.change, verdict.detail) for name, verdict in verdicts.items()} == {
+        "_cdc_users": (Change.UNKNOWN, "somebody holds it locked"),
+        "_cdc_roles": (Change.UNKNOWN, f"still running on the server: {still}"),
+        "_cdc_empty": (Change.UNKNOWN, f"still running on the server: {still}"),
+    }
+
+
+def test_statements_of_others_are_not_waited_for(backed: Backed) -> None:
+    with backed.database.connect(autocommit=False) as application, reached(backed.database).connect() as connection:
+        since = server_clock(connection)
+        application.execute("update _cdc_users set note = 'x'")
+        assert find_unfinished(connection, [table.oid for table in backed.result.tables], since) == ()
+        application.rollback()
+
+
+def test_a_table_that_cannot_be_read_is_unknown_and_the_others_are_judged(backed: Backed) -> None:
+    with fresh_role(backed.database.server) as role:
+        backed.database.execute(f"grant select on _cdc_users, _cdc_empty to {role}")
+        verdicts = backed.judge(database=reached(backed.database, user=role))
+        backed.database.execute(f"drop owned by {role}")
+    assert verdicts["_cdc_users"].change is Change.UNTOUCHED
+    assert verdicts["_cdc_roles"].change is Change.UNKNOWN
+    assert "permission denied" in verdicts["_cdc_roles"].detail
+
+
+def test_a_loss_counts_as_announced_only_when_it_is_that_loss_and_the_table_was_guarded(backed: Backed) -> None:
+    backed.database.execute("drop table _cdc_users; truncate _cdc_roles")
+    told = {backed.oid(name): Change.DROPPED for name in ("_cdc_users", "_cdc_roles")}
+    assert [v.announced for v in backed.judge(announced=told).values()] == [False, False, True]
+    gap = "nobody guarded it for 3 s"
+    verdict = backed.judge(announced=told, gaps={backed.oid("_cdc_users"): gap})["_cdc_users"]
+    assert (verdict.announced, verdict.detail) == (False, gap)
+
+
+def test_what_went_as_announced_is_no_failure_and_is_kept_beside_the_session(
+    backed: Backed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    psql_ = str(backed.database.server.binaries / "psql")
+    drop = "drop table _cdc_users; insert into _cdc_roles values (3, 'x')"
+    command = MigrationCommand(argv=(psql_, backed.database.url, "--command", drop), directory=Path.cwd())
+    SafeRun(
+        database=reached(backed.database),
+        announced={backed.oid("_cdc_users"): Change.DROPPED},
+        time_limit=None,
+        restore="cdc-backup restore",
+        named=(),
+        report=Report(),
+        result=backed.result,
+    ).run([command], "")
+    assert backed.result.status is Status.MIGRATED
+    assert backed.result.session
+    kept = VerdictRecord.read(backed.result.session.path)
+    assert kept
+    assert (kept.destroyed, kept.announced) == ({"public._cdc_users": "dropped"}, ("public._cdc_users",))
+    sentence = "Gone as announced: public._cdc_users (dropped); 1 row was written to CDC tables meanwhile."
+    assert kept.sentence == sentence
+    assert f"The migration is done. {sentence}" in capsys.readouterr().out
+
+
+def test_a_verdict_of_an_older_version_is_still_read(tmp_path: Path) -> None:
+    session = tmp_path / "backup_2025-07-20T12-26-55-178Z"
+    VerdictRecord.beside(session).write_text(
+        '{"moment": "2025-07-20T12:27:00Z", "command": "x", "destroyed": {"public._cdc_users": "dropped"}}'
+    )
+    kept = VerdictRecord.read(session)
+    assert kept
+    assert (kept.destroyed, kept.announced, kept.machinery) == ({"public._cdc_users": "dropped"}, (), ())
+
+
+def test_rows_that_were_changed_are_brought_back_by_the_commands_that_are_printed(project: Project) -> None:
+    before = contents(project)
+    ended = project.cdc("run-safe", "--", *psql(project, "update _cdc_users set name = 'x' where id < 3"))
+    assert ended.code == 6, ended.said
+    aside, replace = ended.advised
+    assert project.run(*aside).code == 0
+    assert contents(project) != before
+    assert project.run(*replace, "--yes").code == 0
+    assert rows(project.database, "_cdc_users") == before["_cdc_users"]
 
 
 BACK = {

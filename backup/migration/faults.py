@@ -118,7 +118,7 @@ def _failing_writes(looks: _Looks, now: Mapping[Name, Name]) -> Iterator[Fault]:
             yield Fault(
                 part=Part.WRITES_FAIL,
                 sentence=f"The {trigger.kind} {trigger.name} on {_show(trigger.on)} writes to {_list(gone)}, which is "
-                f"gone: every {' or '.join(trigger.events)} on {_show(trigger.on)} fails until it is back"
+                f"gone: every {_either(trigger.events)} on {_show(trigger.on)} fails until it is back"
                 + (f" ({', '.join(moved)})." if moved else "."),
                 tables=frozenset(gone),
             )
@@ -158,7 +158,7 @@ def _lost_writers(looks: _Looks) -> Iterator[tuple[Fault, int]]:
         elif missing or (own and not (same and same.fires)):
             cause, statements = _why(trigger, same, looks)
             events = sorted({event for event, _ in missing}, key=trigger.events.index)
-            when = f" on {' or '.join(events)}" if len(events) < len(trigger.events) else ""
+            when = f" on {_either(events)}" if len(events) < len(trigger.events) else ""
             what = (
                 f"{_show(trigger.on)} no longer writes to {_list(tables)}{when}"
                 if missing
@@ -178,22 +178,23 @@ def _why(trigger: Trigger, same: Trigger | None, looks: _Looks) -> tuple[str, Se
     table = sql.SQL("ALTER TABLE {} ").format(sql.Identifier(*trigger.on)).as_string()
     enable = f"{table}ENABLE {'ALWAYS ' if trigger.enabled == 'A' else ''}{trigger.kind.upper()} "
     enable += sql.Identifier(trigger.name).as_string()
+    always = [enable] if trigger.enabled == "A" else []
     if same is None:
         there = of_function and any(f.definition == of_function.definition for f in looks.after.functions.values())
-        return f"{its} is gone", [*(made[-1:] if there else made), *([enable] if trigger.enabled == "A" else [])]
+        return f"{its} is gone", [*(made[-1:] if there else made), *always]
     if not same.fires:
         return f"{its} is disabled", [enable]
-    if trigger.names - same.names and of_function:
+    if trigger.names - same.names and of_function and same.definition == trigger.definition:
         return f"{its} is there, and its function {of_function.signature} does not speak of it any more", made[:1]
     drop = f"DROP {trigger.kind.upper()} {sql.Identifier(trigger.name).as_string()} ON "
-    return f"{its} was changed", [drop + sql.Identifier(*trigger.on).as_string(), *made[-1:]]
+    return f"{its} was changed", [drop + sql.Identifier(*trigger.on).as_string(), *made, *always]
 
 
 def _lost_functions(looks: _Looks, told: set[int]) -> Iterator[Fault]:
     """Functions that spoke of CDC tables and are gone; those of triggers that are told of are told with these."""
-    signatures = {function.signature for function in looks.after.functions.values()}
+    speaking = [function for function in looks.after.functions.values() if function.names]
     for function in looks.before.functions.values():
-        here = function.oid in looks.after.functions or function.signature in signatures
+        here = any(function.oid == now.oid or function.signature == now.signature for now in speaking)
         if function.names and function.oid not in told and not here:
             yield Fault(
                 part=Part.FUNCTION,
@@ -261,6 +262,10 @@ def _changed_identities(looks: _Looks) -> Iterator[Fault]:
 
 def _show(name: Name) -> str:
     return ".".join(name)
+
+
+def _either(events: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(events[:-1]), events[-1])))
 
 
 def _list(names: Iterable[Name]) -> str:

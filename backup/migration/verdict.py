@@ -14,9 +14,6 @@ from backup.postgres.recount import SecondLook, look_again
 from backup.postgres.snapshot import Count
 from backup.postgres.tables import Kind, Table
 
-_LOCK_TIMEOUT = 30
-"""Seconds: somebody else's statement may hold the tables for a while."""
-
 
 class Change(StrEnum):
     """What happened to a table, the worst of it."""
@@ -70,6 +67,7 @@ def judge(
     horizon: Horizon | None = None,
     gaps: Mapping[int, str] = MappingProxyType({}),
     unfinished: str = "",
+    lock_timeout: float = 30,
 ) -> tuple[Verdict, ...]:
     """Compare the tables of a snapshot with what the database holds now.
 
@@ -83,10 +81,11 @@ def judge(
         horizon: the snapshot's; without it an UPDATE shows nowhere, nor a DELETE beside as many INSERTs.
         gaps: why a table was not guarded all the time, by OID; what is lost of it is never as announced.
         unfinished: what of the migration still runs on the server; whatever is untouched yet is unknown then.
+        lock_timeout: seconds to wait for tables that somebody else has locked.
     """
     try:
         with database.connect() as connection:
-            look = look_again(connection, before, counts, horizon, lock_timeout=_LOCK_TIMEOUT)
+            look = look_again(connection, before, counts, horizon, lock_timeout=lock_timeout)
     except (DatabaseError, psycopg.Error) as error:
         look = SecondLook(unreadable=dict.fromkeys((table.oid for table in before), " ".join(str(error).split())))
     by_oid = {table.oid: table for table in look.tables}

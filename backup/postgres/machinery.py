@@ -94,7 +94,7 @@ class Trigger:
 
 @dataclass(frozen=True, kw_only=True)
 class Function:
-    """A function that speaks of the CDC tables `names`; `definition` is the statement that makes it."""
+    """A function of a trigger, or one that itself speaks of the CDC tables `names`; `definition` makes it again."""
 
     oid: int
     signature: str
@@ -143,14 +143,14 @@ def look_at_machinery(connection: Connection, names: Collection[Name], earlier: 
     sources = {oid: _plain(source) for oid, _, _, _, source in functions}
     reached = _reach({oid: name for oid, _, name, _, _ in functions}, sources, names)
     others = earlier.triggers if earlier else ()
-    known = {trigger.oid for trigger in others}
+    known = {trigger.oid for trigger in others} | {(trigger.on, trigger.name) for trigger in others}
     triggers = []
     for oid, relation, schema, table, name, enabled, events, function, said, definition, kind in connection.execute(
         _TRIGGERS
     ):
         spoken = reached.get(function, frozenset()) | _named(_plain(said), names)
         spoken |= _put_together(sources.get(function, ""), table, names)
-        if spoken or (schema, table) in names or oid in known:
+        if spoken or (schema, table) in names or {oid, ((schema, table), name)} & known:
             triggers.append(
                 Trigger(
                     oid=oid,
@@ -165,7 +165,7 @@ def look_at_machinery(connection: Connection, names: Collection[Name], earlier: 
                     names=spoken - {(schema, table)},
                 )
             )
-    wanted = {oid for oid, spoken in reached.items() if spoken} | {t.function for t in triggers if t.function}
+    wanted = {oid for oid, spoken in reached.items() if spoken} | {t.function for t in (*triggers, *others)}
     definitions: dict[int, str] = dict(connection.execute(_DEFINITIONS, [list(wanted)]).fetchall())
     asked = [*names, *(trigger.on for trigger in others)]
     return Machinery(
@@ -175,7 +175,7 @@ def look_at_machinery(connection: Connection, names: Collection[Name], earlier: 
             oid: Function(
                 oid=oid,
                 signature=signature,
-                names=reached[oid].union(*(t.names for t in triggers if t.function == oid)),
+                names=reached[oid],
                 definition=definitions[oid].rstrip(),
             )
             for oid, _, _, signature, _ in functions
