@@ -31,6 +31,7 @@ _HELP = {
     "mode": "missing adds what is missing; replace makes the tables what the backup holds; aside restores elsewhere.",
     "dry_run": "Only say what would be done.",
     "even_renamed": "Bring a table back although it is there under another name.",
+    "without_delta": "Leave out the rows that were saved after the backup, when the migration took the tables.",
     "without_backup": "Migrate with backups switched off, and with nothing to restore from.",
 }
 
@@ -172,6 +173,7 @@ def restore(
     mode: str = "missing",
     dry_run: bool = False,
     even_renamed: bool = False,
+    without_delta: bool = False,
     path: str | None = None,
     config: str | None = None,
     json: bool = False,
@@ -182,7 +184,13 @@ def restore(
         if mode not in set(RestoreMode):
             raise UsageError(f"--mode is {', '.join(RestoreMode)}, not {mode!r}.", untouched="Nothing was restored.")
         cdc.restore(
-            session, table or (), mode=RestoreMode(mode), plan_only=dry_run, even_renamed=even_renamed, ask=not yes
+            session,
+            table or (),
+            mode=RestoreMode(mode),
+            plan_only=dry_run,
+            even_renamed=even_renamed,
+            without_delta=without_delta,
+            ask=not yes,
         )
 
 
