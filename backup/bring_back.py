@@ -12,6 +12,7 @@ from backup.postgres.snapshot import count_rows, identify
 from backup.postgres.tables import Table, find_obstacles, find_others_by, find_tables_by
 from backup.report import Report, plural
 from backup.result import Result, State, Status, TablePlan
+from backup.session.delta_parts import Delta, read_delta, verify_delta
 from backup.session.folder import SavedTable, Session
 from backup.session.merge import aside_name
 from backup.session.restore import Restored, RestoreMode, restore_schema, restore_session, verify_session
@@ -26,6 +27,7 @@ def restore_into(
     mode: RestoreMode,
     plan_only: bool,
     even_renamed: bool,
+    without_delta: bool = False,
     ask: bool,
     lock_timeout: float,
     report: Report,
@@ -37,6 +39,7 @@ def restore_into(
     chosen = _choose(session, names)
     report.say(f"{session.name}: {manifest.database} on {manifest.host}, {manifest.created:%Y-%m-%d %H:%M:%S} UTC")
     with _held(session, report):
+        delta = None if without_delta else _delta(session, chosen, report)
         plan, server_version = _look(database, session, chosen)
         result.plan = plan
         _announce(database, session, plan, mode, report)
@@ -56,6 +59,7 @@ def restore_into(
                 oids=frozenset(table.oid for table in chosen),
                 fingerprints=_fingerprints(session, drill),
                 lock_timeout=lock_timeout,
+                delta=delta,
             )
         for table in plan:
             table.done = done.get(table.saved.oid, Restored(added=0, differ=0, removed=0))
@@ -88,6 +92,23 @@ def _held(session: Session, report: Report) -> Iterator[None]:
             raise RestoreError(error.what, untouched="Nothing was restored.", remedy=error.remedy) from error
         except OSError as error:
             raise RestoreError(f"{error.filename}: {error.strerror}.", untouched="Nothing was restored.") from error
+
+
+def _delta(session: Session, chosen: Sequence[SavedTable], report: Report) -> Delta | None:
+    """What was saved of the chosen tables after the session, proven to be what was written; it is told."""
+    delta = read_delta(session.path)
+    if delta is None:
+        return None
+    known, oids = {table.oid for table in session.manifest.tables}, {table.oid for table in chosen}
+    verify_delta(session, delta, oids)
+    for table in delta.tables:
+        if table.oid not in known:
+            report.warn(f"  {table.qualified} is not in the session; what was saved of it is in {table.parts[-1].file}")
+        for part in table.parts if table.oid in oids else ():
+            what = "written after the backup" if part.kind == "newer" else "of the whole table, as it was then"
+            report.say(f"  and {plural(part.rows, 'row')} of {table.qualified} {what},")
+            report.say("  saved when the migration took the table")
+    return delta
 
 
 def _proof(session: Session, report: Report) -> Drill | None:
@@ -268,13 +289,21 @@ def _tell(plan: Sequence[TablePlan], mode: RestoreMode, session: Session, report
         assert p.done is not None  # noqa: S101 - every plan was given what was done
         if mode is RestoreMode.ASIDE:
             aside = aside_name(p.saved.schema_name, p.saved.name)
-            report.say(f"  {restore_schema(session)}.{aside}: {plural(p.done.added, 'row')}")
+            report.say(f"  {restore_schema(session)}.{aside}: {plural(p.done.added, 'row')}{_of_delta(p.done)}")
         elif p.state in (State.GONE, State.RENAMED):
-            report.say(f"  {name}: is back, with {plural(p.done.added, 'row')}")
+            report.say(f"  {name}: is back, with {plural(p.done.added, 'row')}{_of_delta(p.done)}")
         else:
             told = [f"{plural(p.done.added, 'row')} came back" if p.done.added else "nothing was missing"]
+            told[0] += _of_delta(p.done)
             told += [f"{plural(p.done.removed, 'row')} went"] if p.done.removed else []
             told += [f"{plural(p.done.differ, 'row')} differ from the backup and were kept"] if p.done.differ else []
             report.say(f"  {name}: {', '.join(told)}")
     how = "and their rows have the fingerprints that the drill saw" if proven else "counted; the session is not drilled"
     report.say(f"Restored {plural(len(plan), 'table')} in one transaction, {how}.", "bold green")
+
+
+def _of_delta(done: Restored) -> str:
+    """How many of the rows to bring back the delta held, and the session not."""
+    told = [f"{done.newer:,} of them written after the backup"] if done.newer else []
+    told += [f"{done.updated:,} as they were updated after it"] if done.updated else []
+    return f" ({', '.join(told)})" if told else ""

@@ -215,6 +215,7 @@ class CDCBackup:
         mode: RestoreMode = RestoreMode.MISSING,
         plan_only: bool = False,
         even_renamed: bool = False,
+        without_delta: bool = False,
         ask: bool = True,
     ) -> None:
         """Bring back what a session holds: what is gone, and by mode what is missing, changed or to be compared.
@@ -225,6 +226,7 @@ class CDCBackup:
             mode: what becomes of a table that is there.
             plan_only: only say what would be done.
             even_renamed: bring a table back although it is there under another name.
+            without_delta: leave out the rows that were saved after the session, when the migration took the tables.
             ask: ask, where rows of today would go.
 
         Raises:
@@ -239,6 +241,7 @@ class CDCBackup:
             mode=mode,
             plan_only=plan_only or self._dry,
             even_renamed=even_renamed,
+            without_delta=without_delta,
             ask=ask,
             lock_timeout=self.settings.lock_timeout,
             report=self._report,
@@ -501,6 +504,8 @@ class CDCBackup:
                 untouched=f"It is kept, unproven, in {session.path}.",
             ) from error
         self._report.say(f"Proven: restored on {scratch.place}, dumped again, and found the same.", "bold green")
+        if self.result.drill.delta:
+            self._report.say("Proven as well: dropped, restored with its delta, and found to hold both.", "bold green")
         for line in self.result.drill.unproven:
             self._report.warn(f"  not proven there: {line}")
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backup.report import Report, plural, size
+from backup.session.delta_parts import lonely_deltas
 from backup.session.prune import Kept
 from backup.session.sidecar import Verdict
 
@@ -16,6 +17,10 @@ def show_sessions(report: Report, folder: Path, sessions: Sequence[Kept]) -> Non
     report.say(f"{plural(len(sessions), 'session')} in {folder}")
     if sessions:
         report.table(_HEADINGS, map(_row, sessions))
+    for delta in lonely_deltas(folder):
+        report.warn(
+            f"  {delta.name} is a delta whose session is not there; it is never deleted, so look at it yourself"
+        )
 
 
 def _row(kept: Kept) -> tuple[str, ...]:
@@ -27,7 +32,8 @@ def _row(kept: Kept) -> tuple[str, ...]:
             f"{age.days} d" if age.days else f"{age.seconds // 3600} h {age.seconds // 60 % 60} min",
             manifest.database,
             str(len(manifest.tables)),
-            f"{sum(table.rows for table in manifest.tables):,}",
+            f"{sum(table.rows for table in manifest.tables):,}"
+            + (f", +{plural(kept.delta.rows, 'row')} in its delta" if kept.delta else ""),
         )
     drilled = "no" if kept.drill is None else "failed" if kept.drill.problem else "yes"
     match kept.verdict:
@@ -42,4 +48,11 @@ def _row(kept: Kept) -> tuple[str, ...]:
             migration = f"destroyed {what or 'nothing'}" + ("; restored since" if kept.restored else "")
             migration += "; " + " ".join(text.splitlines()[0] for text in machinery) if machinery else ""
     state = f"not complete: {listed.problem}" if listed.problem else kept.reason or "nothing: prune deletes it"
-    return listed.path.name, *described, size(listed.bytes), drilled, migration, state
+    return (
+        listed.path.name,
+        *described,
+        size(listed.bytes + (kept.delta.bytes if kept.delta else 0)),
+        drilled,
+        migration,
+        state,
+    )

@@ -34,6 +34,7 @@ _HELP = {
     "even_renamed": "Bring a table back although it is there under another name.",
     "rehearse": "Try the command on a scratch database first, whatever it is; without a forecast nothing is run.",
     "no_rehearse": "Do not try the command on a scratch database first.",
+    "without_delta": "Leave out the rows that were saved after the backup, when the migration took the tables.",
     "without_backup": "Migrate with backups switched off, and with nothing to restore from.",
 }
 
@@ -225,6 +226,7 @@ def restore(
     mode: str = "missing",
     dry_run: bool = False,
     even_renamed: bool = False,
+    without_delta: bool = False,
     path: str | None = None,
     config: str | None = None,
     json: bool = False,
@@ -235,7 +237,13 @@ def restore(
         if mode not in set(RestoreMode):
             raise UsageError(f"--mode is {', '.join(RestoreMode)}, not {mode!r}.", untouched="Nothing was restored.")
         cdc.restore(
-            session, table or (), mode=RestoreMode(mode), plan_only=dry_run, even_renamed=even_renamed, ask=not yes
+            session,
+            table or (),
+            mode=RestoreMode(mode),
+            plan_only=dry_run,
+            even_renamed=even_renamed,
+            without_delta=without_delta,
+            ask=not yes,
         )
 
 

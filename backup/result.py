@@ -203,7 +203,8 @@ class Result:
         if self.drill is not None:
             value["drill"] = {
                 "scratch": self.drill.scratch,
-                "problem": self.drill.problem or None,
+                "problem": self.drill.problem or self.drill.delta_problem or None,
+                "delta": self.drill.delta,
                 "unproven": self.drill.unproven,
             }
         if self.plan is not None:
@@ -257,6 +258,8 @@ def _planned(plan: TablePlan) -> dict[str, Any]:
         "rows_added": done.added if done else None,
         "rows_kept_different": done.differ if done else None,
         "rows_removed": done.removed if done else None,
+        "rows_newer": done.newer if done else None,
+        "rows_updated": done.updated if done else None,
     }
 
 
@@ -269,6 +272,7 @@ def _listed(kept: Kept) -> dict[str, Any]:
         "database": manifest.database if manifest else None,
         "tables": len(manifest.tables) if manifest else None,
         "rows": sum(table.rows for table in manifest.tables) if manifest else None,
+        "rows_in_delta": kept.delta.rows if kept.delta else 0,
         "bytes": listed.bytes,
         "complete": not listed.problem,
         "problem": listed.problem or None,

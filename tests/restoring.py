@@ -52,6 +52,7 @@ def bring_back(
     mode: RestoreMode = RestoreMode.MISSING,
     plan_only: bool = False,
     even_renamed: bool = False,
+    without_delta: bool = False,
     ask: bool = False,
     lock_timeout: float = 60,
 ) -> Result:
@@ -64,6 +65,7 @@ def bring_back(
         mode=mode,
         plan_only=plan_only,
         even_renamed=even_renamed,
+        without_delta=without_delta,
         ask=ask,
         lock_timeout=lock_timeout,
         report=Report(),

@@ -84,8 +84,11 @@ def fresh_database(server: Server) -> Iterator[FreshDatabase]:
 
 
 def clean_environment() -> dict[str, str]:
-    """An environment that says nothing of a database."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    """An environment that says nothing of a database, with an editor for psql that ends at once.
+
+    A file that was cut may end in `\\e`.
+    """
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "PSQL_EDITOR": "true"}
 
 
 @cache

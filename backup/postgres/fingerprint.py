@@ -44,6 +44,13 @@ def _digest(columns: Sequence[str]) -> sql.Composed:
     return sql.SQL("pg_catalog.md5(row({})::pg_catalog.text)").format(row)
 
 
+def add_fingerprints(one: str, other: str) -> str:
+    """The fingerprint of the rows of both together."""
+    # Of no rows there is no sum, and the fingerprint is their number alone.
+    parts = [[int(part) for part in text.split(":")] for text in (one, other) if text != "0"]
+    return ":".join(str(sum(part)) for part in zip(*parts, strict=True)) or "0"
+
+
 def fingerprint_tables(connection: Connection, tables: Sequence[Table]) -> dict[int, str]:
     """The fingerprints of `tables`, by OID, computed by the server."""
     found = {}

@@ -1,5 +1,6 @@
 """The proof of a session: restored on a scratch database from its own files, dumped again, compared."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,11 +10,13 @@ from psycopg import sql
 from backup.errors import BackupError, CDCBackupError, RestoreError
 from backup.postgres.clients import Clients, major
 from backup.postgres.database import Database
-from backup.postgres.fingerprint import fingerprint_tables
+from backup.postgres.fingerprint import add_fingerprints, fingerprint_tables
 from backup.postgres.scratch import Scratch
 from backup.postgres.snapshot import Snapshot, take_snapshot
 from backup.postgres.surroundings import look_around
+from backup.postgres.tables import find_tables_by
 from backup.session.contents import TableContents, definition_digest, sort_contents
+from backup.session.delta_parts import read_delta, verify_delta
 from backup.session.dump import dump_tables
 from backup.session.folder import SavedTable, Session, new_session
 from backup.session.restore import RestoreMode, restore_session, verify_session
@@ -32,6 +35,7 @@ def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs:
     An empty database, with stand-ins for the tables that the session's speak of, is what a migration leaves
     at worst. Every row must be dumped to the same bytes, and, where both servers are of one major version,
     the definitions to the same text; else to the same columns and keys. The fingerprints are computed then.
+    Where the session has a delta, the tables are dropped after that, and restored with it.
 
     Raises:
         BackupError: it is no proof; `problem` in the result that is kept says why.
@@ -46,12 +50,20 @@ def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs:
         problem = str(error)
     except OSError as error:
         problem = f"{error.filename}: {error.strerror}"
+    delta, delta_problem = False, ""
+    if not problem:
+        try:
+            delta = _prove_delta(session, scratch.database, clients, tables)
+        except CDCBackupError as error:
+            delta_problem = str(error)
     drill = Drill(
         moment=datetime.now(UTC),
         scratch=scratch.place,
         problem=problem,
         unproven=tuple(line for line in unproven.splitlines() if line.startswith("WARNING") and _EXPECTED not in line),
         tables=tables,
+        delta=delta,
+        delta_problem=delta_problem,
     )
     drill.write(session.path)
     if problem:
@@ -61,7 +73,52 @@ def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs:
             remedy="If a function is at fault that names things without their schema, ALTER FUNCTION … SET "
             "search_path mends it. backup.drill: off goes on without a proof.",
         )
+    if delta_problem:
+        raise BackupError(
+            f"The session {session.name} is proven; its delta is not. Restored on {scratch.place}: {delta_problem}",
+            untouched=f"Both are kept, in {session.path} and beside it.",
+            remedy="restore --mode aside, or --without-delta, may still bring back what can be brought back.",
+        )
     return drill
+
+
+def _prove_delta(session: Session, database: Database, clients: Clients, drilled: Sequence[DrilledTable]) -> bool:
+    """Drop the tables, restore them with the delta, and compare with what it says; whether there is a delta.
+
+    Of newer rows alone it is known what the table must be. That all rows of a whole one are back, the restore
+    itself has looked at.
+    """
+    delta = read_delta(session.path)
+    if delta is None:
+        return False
+    tables = session.manifest.tables
+    oids = frozenset(table.oid for table in tables)
+    verify_delta(session, delta, oids)
+    prints = {(table.schema_name, table.name): table.fingerprint for table in drilled}
+    before = {t.oid: prints[t.schema_name, t.name] for t in tables if (t.schema_name, t.name) in prints}
+    names = sql.SQL(", ").join(sql.Identifier(t.schema_name, t.name) for t in tables if t.kind != "foreign table")
+    with database.connect() as connection:
+        connection.execute("set client_min_messages = warning")
+        connection.execute(sql.SQL("drop table if exists {} cascade").format(names))
+    restore_session(
+        session,
+        database=database,
+        clients=clients,
+        mode=RestoreMode.MISSING,
+        oids=oids,
+        fingerprints=before,
+        delta=delta,
+    )
+    added = [table for table in delta.tables if [part.kind for part in table.parts] == ["newer"] and table.oid in oids]
+    with database.connect() as connection:
+        found = find_tables_by(connection, [], [(table.schema_name, table.name) for table in added])
+        computed = fingerprint_tables(connection, found)
+    after = {(table.schema, table.name): computed[table.oid] for table in found}
+    for table in added:
+        together = add_fingerprints(before[table.oid], table.parts[0].fingerprint)
+        if after.get((table.schema_name, table.name)) != together:
+            raise RestoreError(f"{table.qualified} is not what the session and its delta are together.")
+    return True
 
 
 def _make_context(session: Session, database: Database) -> None:

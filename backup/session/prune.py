@@ -3,12 +3,13 @@
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backup.errors import BackupError
 from backup.lock import locked
+from backup.session.delta_parts import Delta, delta_folder, read_delta
 from backup.session.folder import MANIFEST, RESTORE_SCRIPT, SUMMARY, Listed, list_sessions, unpublish
 from backup.session.sidecar import Drill, Restore, Verdict, remove_sidecars
 
@@ -18,6 +19,7 @@ class Kept:
     """What is known of a session beside its manifest, and why it is kept: empty where it may go."""
 
     listed: Listed
+    delta: Delta | None
     drill: Drill | None
     verdict: Verdict | None
     restore: Restore | None
@@ -75,9 +77,7 @@ def review_sessions(
             return f"it is younger than {retention_days} days"
         return ""
 
-    return tuple(
-        Kept(listed=s.listed, drill=s.drill, verdict=s.verdict, restore=s.restore, reason=reason(s)) for s in sessions
-    )
+    return tuple(replace(s, reason=reason(s)) for s in sessions)
 
 
 def prune_sessions(sessions: Sequence[Kept]) -> tuple[Path, ...]:
@@ -91,7 +91,9 @@ def prune_sessions(sessions: Sequence[Kept]) -> tuple[Path, ...]:
         with suppress(OSError):
             with locked(path, wait=False):
                 # Under a name that says it is not whole, so that a killed run leaves no session half deleted.
-                shutil.rmtree(unpublish(path))
+                doomed = [unpublish(delta_folder(path))] if delta_folder(path).exists() else []
+                for folder in (unpublish(path), *doomed):
+                    shutil.rmtree(folder)
             remove_sidecars(path)
             deleted.append(path)
     return tuple(deleted)
@@ -102,13 +104,14 @@ def _look(listed: Listed) -> Kept:
         strange = _strangers(listed)
         return Kept(
             listed=listed,
+            delta=read_delta(listed.path),
             drill=Drill.read(listed.path),
             verdict=Verdict.read(listed.path),
             restore=Restore.read(listed.path),
             reason=f"it holds what is not ours: {', '.join(strange)}" if strange else "",
         )
     except BackupError as error:
-        return Kept(listed=listed, drill=None, verdict=None, restore=None, reason=str(error))
+        return Kept(listed=listed, delta=None, drill=None, verdict=None, restore=None, reason=str(error))
 
 
 def _strangers(listed: Listed) -> list[str]:

@@ -9,11 +9,14 @@ from pathlib import Path
 from backup.errors import ProcessError, RestoreError
 from backup.postgres.clients import Clients
 from backup.postgres.database import Database
+from backup.postgres.fingerprint import add_fingerprints
 from backup.process import run
+from backup.session.delta_parts import Delta, delta_folder, delta_variable
 from backup.session.folder import RESTORE_SCRIPT, Session, hash_file
 from backup.session.statements import argument
 
 _LINE = re.compile(r"^cdc: (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
+_OF_DELTA = re.compile(r"^cdc delta: (\d+) (\d+) (\d+)$", re.MULTILINE)
 _CONNECTION_LOST = 2
 """psql's exit code for that (its manual, "Exit Status")."""
 
@@ -28,11 +31,16 @@ class RestoreMode(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """What a restore did with one table, in rows; `differ` were kept though the backup has them different."""
+    """What a restore did with one table, in rows; `differ` were kept though the backup has them different.
+
+    `newer` rows and `updated` ones of those to bring back were in the delta, and not so in the session.
+    """
 
     added: int
     differ: int
     removed: int
+    newer: int = 0
+    updated: int = 0
 
 
 def verify_session(session: Session) -> None:
@@ -66,6 +74,7 @@ def restore_session(
     oids: frozenset[int],
     fingerprints: Mapping[int, str],
     lock_timeout: float = 10.0,
+    delta: Delta | None = None,
 ) -> tuple[dict[int, Restored], str]:
     """Run `restore.sql` for the tables with these OIDs, in one transaction.
 
@@ -77,6 +86,7 @@ def restore_session(
         oids: the tables, by the OIDs that the manifest gives them.
         fingerprints: by OID, what the loaded rows must have.
         lock_timeout: seconds to wait for each lock.
+        delta: what was saved after the session, and comes back with it; it must be verified.
 
     Returns:
         What was done with each table that was touched, by OID, and what psql warned of.
@@ -93,6 +103,14 @@ def restore_session(
             lines.append(f"\\set cdc_skip_{table.oid} on")
         elif table.oid in fingerprints:
             lines.append(f"\\set cdc_fingerprint_{table.oid} {argument(fingerprints[table.oid])}")
+    known = {table.oid for table in session.manifest.tables}
+    deltas = [table for table in (delta.tables if delta else ()) if table.oid in oids & known]
+    for taken in deltas:
+        path = delta_folder(session.path) / taken.script
+        lines.append(f"\\set {delta_variable(taken.oid)} {argument(str(path))}")
+        if taken.oid in fingerprints and [part.kind for part in taken.parts] == ["newer"]:
+            together = add_fingerprints(fingerprints[taken.oid], taken.parts[0].fingerprint)
+            lines.append(f"\\set cdc_sum_{taken.oid} {argument(together)}")
     lines.append(f"\\i {argument(str(session.path / RESTORE_SCRIPT))}\n")
     try:
         finished = run(
@@ -107,14 +125,23 @@ def restore_session(
             if error.returncode == _CONNECTION_LOST and "server closed" in error.stderr
             else "It was one transaction: nothing was changed.",
         ) from error
-    done = {
-        int(oid): Restored(added=int(added), differ=int(differ), removed=int(removed))
-        for oid, added, differ, removed in _LINE.findall(finished.stdout)
-    }
+    of_delta = {int(oid): (int(newer), int(updated)) for oid, newer, updated in _OF_DELTA.findall(finished.stdout)}
+    forgotten = [table.qualified for table in deltas if table.oid not in of_delta]
+    if forgotten:
+        raise RestoreError(
+            f"The delta of {', '.join(forgotten)} did not come back.",
+            untouched="All else of the session is restored.",
+            remedy=f"Its rows are in {delta_folder(session.path)}.",
+        )
+    done = {}
+    for oid, added, differ, removed in (map(int, found) for found in _LINE.findall(finished.stdout)):
+        newer, updated = of_delta.get(oid, (0, 0))
+        done[oid] = Restored(added=added, differ=differ, removed=removed, newer=newer, updated=updated)
     return done, _told(finished.stderr, session.path)
 
 
 def _told(stderr: str, folder: Path) -> str:
     """What psql said, without the place in our own files."""
-    said = re.sub(rf"^psql:(?:{re.escape(str(folder))}/[^:]+|<stdin>):\d+: ", "", stderr.strip(), flags=re.MULTILINE)
+    # The delta's folder begins with the session's name.
+    said = re.sub(rf"^psql:(?:{re.escape(str(folder))}[./][^:]+|<stdin>):\d+: ", "", stderr.strip(), flags=re.MULTILINE)
     return re.sub(r"^CONTEXT: .*\n?", "", said, flags=re.MULTILINE).strip()

@@ -60,7 +60,8 @@ class DrilledTable(BaseModel):
 class Drill(Sidecar):
     """The proof of a session, or why there is none: `problem` is empty where it passed.
 
-    `scratch` says where it took place; `unproven` what a database without the other tables cannot show.
+    `scratch` says where it took place; `unproven` what a database without the other tables cannot show. `delta`
+    is whether there was one and it came back with the session, `delta_problem` why it did not.
     """
 
     moment: datetime
@@ -68,6 +69,8 @@ class Drill(Sidecar):
     problem: str
     unproven: tuple[str, ...]
     tables: tuple[DrilledTable, ...]
+    delta: bool = False
+    delta_problem: str = ""
 
 
 class Verdict(Sidecar):
