@@ -142,18 +142,13 @@ def test_where_it_would_ask_about_a_rename_nobody_can_know(shop: Project) -> Non
     assert {change for change, _, _ in foreseen(value).values()} == {"unknown"}
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["url: {url!r}", "url: (process.env.DATABASE_URL = {url!r})"],
-    ids=["it names it itself", "it overrides the variable, as dotenv can"],
-)
-def test_a_config_that_does_not_follow_the_variable_is_refused_and_its_database_unchanged(
-    shop: Project, how: str
-) -> None:
+def test_a_config_that_does_not_follow_the_variable_is_refused_and_its_database_unchanged(shop: Project) -> None:
+    """It overrides the variable, as dotenv does when told to."""
     config = shop.folder / "drizzle.config.ts"
     text = config.read_text()
     assert "url: process.env.DATABASE_URL!" in text
-    config.write_text(text.replace("url: process.env.DATABASE_URL!", how.format(url=shop.database.url)))
+    override = f"url: (process.env.DATABASE_URL = {shop.database.url!r})"
+    config.write_text(text.replace("url: process.env.DATABASE_URL!", override))
     before = dump(shop.database)
     value, ended = shop.json("push-safe", "--rehearse", "--yes")
     assert ended.code == 3, ended.said
