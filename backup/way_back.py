@@ -39,18 +39,20 @@ def sentence_of(verdicts: Sequence[Verdict], faults: Sequence[Fault]) -> str:
 
 
 def ways_back(
-    lost: Sequence[Verdict],
+    verdicts: Sequence[Verdict],
     faults: Sequence[Fault],
     session: Session | None,
     *,
     restore: str,
     named: Sequence[str],
 ) -> str:
-    """What brings back what was lost: commands, each with its tables where one is not enough for all; statements.
+    """What brings back what was lost and not announced: commands, each with its tables unless it is all; statements.
 
     `restore` is what a person types to restore, `named` the options that lead to the same configuration.
     """
-    ways = list(_restores(lost, session, restore, named)) if session else []
+    lost = [v for v in verdicts if v.is_loss and not v.announced]
+    destroyed = sum(v.is_loss for v in verdicts)
+    ways = list(_restores(lost, destroyed, session, restore, named)) if session else []
     if lost and session is None:
         ways.append("There is no backup of it: --without-backup was given.")
     if any(v.change is Change.RENAMED for v in lost):
@@ -62,14 +64,16 @@ def ways_back(
     return "\n".join(ways)
 
 
-def _restores(lost: Sequence[Verdict], session: Session, restore: str, named: Sequence[str]) -> Iterator[str]:
+def _restores(
+    lost: Sequence[Verdict], destroyed: int, session: Session, restore: str, named: Sequence[str]
+) -> Iterator[str]:
     changed = [v for v in lost if v.in_place and v.change is Change.ROWS_CHANGED]
     gone = [v for v in lost if v.in_place and v not in changed]
     elsewhere = [v for v in lost if not v.in_place and v.change is not Change.RENAMED]
 
     def command(verdicts: Sequence[Verdict], *options: str) -> str:
         words = [*options, *named]
-        for v in verdicts if len(verdicts) < len(lost) else ():
+        for v in verdicts if len(verdicts) < destroyed else ():
             words += ["--table", f"{v.schema}.{v.name}"]
         return f"\n  {restore} {shlex.join(['--session', session.name, *words])}"
 

@@ -107,7 +107,8 @@ def test_a_loss_that_the_rehearsal_did_not_show_is_not_announced_by_a_yes(projec
     assert "Safe, untouched there: _cdc_roles, _cdc_users." in ended.stderr
     assert ended.code == 6, ended.said
     assert "_cdc_roles (dropped)" in value["message"]
-    assert "_cdc_empty" not in value["message"]
+    assert "gone as well: public._cdc_empty (dropped)" in value["message"]
+    assert value["message"].endswith(" --table public._cdc_roles")
 
 
 def test_a_delete_that_cascades_and_a_lost_column_are_foreseen(project: Project) -> None:

@@ -18,6 +18,7 @@ from backup.report import Report
 from backup.result import Result, Status
 from backup.safe_run import SafeRun
 from backup.session.sidecar import Verdict as VerdictRecord
+from backup.settings import load_settings
 from tests.chain import CDC_BACKUP, INVOKE, TABLES, TASKS, Project, new_project, psql
 from tests.servers import FreshDatabase, fresh_database
 from tests.sessions import fresh_role, reached, rows, snapshot, write
@@ -350,7 +351,7 @@ def test_what_went_as_announced_is_no_failure_and_is_kept_beside_the_session(
     SafeRun(
         database=reached(backed.database),
         announced={backed.oid("_cdc_users"): Change.DROPPED},
-        time_limit=None,
+        settings=load_settings(),
         restore="cdc-backup restore",
         named=(),
         report=Report(),
