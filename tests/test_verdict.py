@@ -300,7 +300,7 @@ def test_what_still_runs_after_the_limit_is_said_and_no_table_is_called_untouche
         with backed.database.connect(autocommit=False) as migration:
             migration.execute("alter table _cdc_users add password text default 'hush'")
             told: list[str] = []
-            (still,) = wait_for_unfinished(connection, tables, since, limit=0, tell=told.append)
+            (still,) = wait_for_unfinished(connection, tables, since, limit=0.3, tell=told.append)
             assert str(still) == (
                 f"alter table _cdc_users add password text default '…', by process {migration.info.backend_pid}"
             )

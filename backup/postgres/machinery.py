@@ -141,14 +141,17 @@ def look_at_machinery(connection: Connection, names: Collection[Name], earlier: 
     schemas, tables = zip(*names, strict=True) if names else ((), ())
     functions = connection.execute(_FUNCTIONS).fetchall()
     sources = {oid: _plain(source) for oid, _, _, _, source in functions}
-    reached = _reach({oid: name for oid, _, name, _, _ in functions}, sources, names)
+    words = _by_name(names)
+    odd = [name for name in words if not re.fullmatch(r"\w+", name)]
+    said_by = {oid: _named(source, words, odd) for oid, source in sources.items()}
+    reached = _reach({oid: name for oid, _, name, _, _ in functions}, sources, said_by)
     others = earlier.triggers if earlier else ()
     known = {trigger.oid for trigger in others} | {(trigger.on, trigger.name) for trigger in others}
     triggers = []
     for oid, relation, schema, table, name, enabled, events, function, said, definition, kind in connection.execute(
         _TRIGGERS
     ):
-        spoken = reached.get(function, frozenset()) | _named(_plain(said), names)
+        spoken = reached.get(function, frozenset()) | _named(_plain(said), words, odd)
         spoken |= _put_together(sources.get(function, ""), table, names)
         if spoken or (schema, table) in names or {oid, ((schema, table), name)} & known:
             triggers.append(
@@ -213,19 +216,23 @@ def _plain(source: str) -> str:
     return source.replace('"', "").lower()
 
 
-def _named(plain: str, names: Iterable[Name]) -> frozenset[Name]:
-    """The tables that a source names; by schema where it names one of theirs."""
+def _by_name(names: Iterable[Name]) -> dict[str, list[Name]]:
     by_name: dict[str, list[Name]] = defaultdict(list)
     for name in names:
         by_name[name[1].lower()].append(name)
+    return dict(by_name)
+
+
+def _named(plain: str, by_name: Mapping[str, Sequence[Name]], odd: Iterable[str]) -> frozenset[Name]:
+    """The tables that a source names; by schema where it names one of theirs. `odd` are the names that are no words."""
     found: set[Name] = set()
     for word in re.finditer(r"\w+", plain):
         if candidates := by_name.get(word[0]):
             schema = re.search(r"(\w+)\s*\.\s*$", plain[: word.start()][-200:])
             found.update([name for name in candidates if schema and name[0].lower() == schema[1]] or candidates)
-    for word_or_not, candidates in by_name.items():
-        if not re.fullmatch(r"\w+", word_or_not) and word_or_not in plain:
-            found.update(candidates)
+    for name in odd:
+        if name in plain:
+            found.update(by_name[name])
     return frozenset(found)
 
 
@@ -238,10 +245,10 @@ def _put_together(plain: str, table: str, names: Iterable[Name]) -> frozenset[Na
 
 
 def _reach(
-    by_oid: Mapping[int, str], sources: Mapping[int, str], names: Collection[Name]
+    by_oid: Mapping[int, str], sources: Mapping[int, str], said_by: Mapping[int, frozenset[Name]]
 ) -> dict[int, frozenset[Name]]:
-    """The CDC tables that each function speaks of, also through those that it calls."""
-    reached = {oid: _named(plain, names) for oid, plain in sources.items()}
+    """The CDC tables that each function speaks of, by itself and through those that it calls."""
+    reached = dict(said_by)
     by_name: dict[str, list[int]] = defaultdict(list)
     for oid, name in by_oid.items():
         by_name[name.lower()].append(oid)
