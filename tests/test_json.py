@@ -91,6 +91,7 @@ def test_a_backup_tells_its_session_and_each_table(project: Project) -> None:
         "drill": {
             "scratch": f"the same server (127.0.0.1:{project.database.server.port})",
             "problem": None,
+            "delta": False,
             "unproven": [],
         },
         "pruned": [],
@@ -146,6 +147,8 @@ def test_a_loss_a_restore_and_the_list_tell_the_same_story(project: Project) -> 
         "rows_added": 3,
         "rows_kept_different": 0,
         "rows_removed": 0,
+        "rows_newer": 0,
+        "rows_updated": 0,
     }
 
     listed, _ = project.json("list")
@@ -164,6 +167,7 @@ def test_a_loss_a_restore_and_the_list_tell_the_same_story(project: Project) -> 
         "database": project.database.name,
         "tables": 3,
         "rows": 5,
+        "rows_in_delta": 0,
         "complete": True,
         "problem": None,
         "drilled": None,

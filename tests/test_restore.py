@@ -67,10 +67,12 @@ def test_the_recipe_brings_back_what_is_gone_and_says_it_as_json(database: Fresh
         {
             "schema": "public", "name": "_cdc_a", "state": "gone",
             "rows_before": None, "rows_added": 2, "rows_kept_different": 0, "rows_removed": 0,
+            "rows_newer": 0, "rows_updated": 0,
         },
         {
             "schema": "public", "name": "_cdc_b", "state": "there",
             "rows_before": 0, "rows_added": 2, "rows_kept_different": 0, "rows_removed": 0,
+            "rows_newer": 0, "rows_updated": 0,
         },
     ]  # fmt: skip
     assert everything(database) == before

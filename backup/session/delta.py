@@ -16,7 +16,7 @@ from backup.session.delta_parts import (
     Part,
     delta_folder,
     read_delta,
-    takes_delta,
+    taking_delta,
 )
 from backup.session.delta_script import apply_delta, copy_statement, restore_delta, summarize_delta
 from backup.session.folder import MANIFEST, RESTORE_SCRIPT, Session, file_names, hash_file
@@ -33,17 +33,26 @@ def copied_columns(table: Table) -> tuple[str, ...]:
 
 
 class DeltaWriter:
-    """Saves rows of tables beside a session; touches no disk before the first ones.
+    """Saves rows of tables beside a session; writes nothing before the first ones.
 
     What is saved for a table adds up. Rows that were saved already are not kept twice: a part of newer rows
-    takes the place of an earlier one that it begins with.
+    takes the place of an earlier one that it begins with. A delta that is there already goes on.
+
+    Raises:
+        BackupError: the session, or the delta that it has already, cannot be read.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._folder = delta_folder(session.path)
-        self._delta: Delta | None = None
-        self._takes: dict[int, bool] = {}
+        self._known = frozenset(table.oid for table in session.manifest.tables)
+        try:
+            there = read_delta(session.path) if (self._folder / DELTA).exists() else None
+            # Now, and not while somebody waits for the rows to be saved.
+            self._delta = there or Delta(session=session.name, manifest_sha256=hash_file(session.path / MANIFEST))
+            self._takes = taking_delta(session, self._known)
+        except OSError as error:
+            raise BackupError(f"{session.path} cannot be read: {error}") from error
 
     def save(
         self, table: Table, chunks: Iterable[bytes | memoryview], *, rows: int, fingerprint: str, whole: bool
@@ -85,8 +94,6 @@ class DeltaWriter:
         whole: bool,
         new: list[Path],
     ) -> None:
-        if self._delta is None:
-            self._delta = self._begin()
         delta, columns = self._delta, copied_columns(table)
         former = delta.of(table.oid)
         saved = former[-1] if former else None
@@ -97,7 +104,9 @@ class DeltaWriter:
         ):
             _refuse_difference(table, sum(bytes(chunk).count(b"\n") for chunk in chunks), rows)
             return
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        if not self._folder.exists():
+            self._folder.mkdir(mode=0o700)
+            _sync(self._folder.parent)
         stem = f"{file_names([(table.schema, table.name)])[0].removesuffix('.sql')}.{table.oid}.{_next(former)}"
         new.append(self._folder / f"{stem}.rows.sql")
         sha256 = _write_rows(new[0], table, columns, chunks, rows)
@@ -136,19 +145,10 @@ class DeltaWriter:
             with suppress(OSError):
                 path.unlink()
 
-    def _begin(self) -> Delta:
-        """What the session's delta holds already, from another command of the same run."""
-        there = read_delta(self._session.path) if (self._folder / DELTA).exists() else None
-        return there or Delta(session=self._session.name, manifest_sha256=hash_file(self._session.path / MANIFEST))
-
     def _publish(self, delta: Delta, new: list[Path]) -> None:
         """Put what describes the delta in the place of what described it before, once all of it is on the disk."""
-        known = {table.oid for table in self._session.manifest.tables}
-        for table in delta.tables:
-            if table.oid not in self._takes:
-                self._takes[table.oid] = takes_delta(self._session, table.oid)
-        deaf = [table.qualified for table in delta.tables if table.oid in known and not self._takes[table.oid]]
-        unknown = [table.qualified for table in delta.tables if table.oid not in known]
+        deaf = [table.qualified for table in delta.tables if table.oid in self._known - self._takes]
+        unknown = [table.qualified for table in delta.tables if table.oid not in self._known]
         texts = {
             RESTORE_SCRIPT: restore_delta(delta, deaf, unknown),
             SUMMARY: summarize_delta(delta, self._session.manifest),
@@ -157,12 +157,15 @@ class DeltaWriter:
         for name, text in texts.items():
             new.append(self._folder / f".{name}")
             _write(new[-1], text)
+        # All at once, for the first leaves the others little to do; and without what delta.json could be told from.
+        for path in new:
+            if path.name not in (f".{RESTORE_SCRIPT}", f".{SUMMARY}"):
+                _sync(path)
         # From here on an interruption must take nothing away: delta.json may name it.
         new.clear()
         for name in texts:
             (self._folder / f".{name}").replace(self._folder / name)
         _sync(self._folder)
-        _sync(self._folder.parent)
 
 
 def _next(former: tuple[Part, ...]) -> int:
@@ -190,8 +193,6 @@ def _write_rows(
         buffer += _END
         digest.update(buffer)
         file.write(buffer)
-        file.flush()
-        os.fsync(file.fileno())
     return digest.hexdigest()
 
 
@@ -218,8 +219,6 @@ def _begins_with(path: Path, former: Path) -> bool:
 def _write(path: Path, text: str) -> None:
     with _open(path) as file:
         file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _open(path: Path) -> BinaryIO:

@@ -1,5 +1,6 @@
 """What a delta holds: for each table the parts that were saved, in order, and whose session it belongs to."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from backup.session.folder import MANIFEST, RESTORE_SCRIPT, Session, hash_file
 
 DELTA = "delta.json"
 
+_HOOK = re.compile(rb"^\\ir :cdc_delta_(\d+)$", re.MULTILINE)
 _WAY_OUT = "restore --without-delta brings back the session alone, which does not have the rows of its delta."
 
 
@@ -121,20 +123,21 @@ def verify_delta(session: Session, delta: Delta, oids: Collection[int]) -> None:
     wrong = [name for name, sha256 in expected.items() if _hash(folder / name) != sha256]
     if wrong:
         raise refuse(f"{', '.join(wrong)} is not what was written; the SHA-256 is another")
-    deaf = [table.qualified for table in tables if not takes_delta(session, table.oid)]
+    takes = taking_delta(session, oids)
+    deaf = [table.qualified for table in tables if table.oid not in takes]
     if deaf:
         raise refuse(f"the session's files do not know what a delta is, so that they would pass over {', '.join(deaf)}")
 
 
-def takes_delta(session: Session, oid: int) -> bool:
-    """Whether the session's files look for a delta of the table; none that was written before there were any does."""
-    table = next((table for table in session.manifest.tables if table.oid == oid), None)
-    if table is None:
-        return False
-    with (session.path / (table.file or RESTORE_SCRIPT)).open("rb") as file:
-        if table.file:
-            file.seek((table.rows_offset or 0) + (table.rows_bytes or 0))
-        return f"\\ir :{delta_variable(oid)}\n".encode() in file.read()
+def taking_delta(session: Session, oids: Collection[int]) -> frozenset[int]:
+    """Those of the tables for which the session's files look for a delta; before there were any, no file did."""
+    found = _HOOK.findall((session.path / RESTORE_SCRIPT).read_bytes())
+    for table in session.manifest.tables:
+        if table.file and table.oid in oids:
+            with (session.path / table.file).open("rb") as file:
+                file.seek((table.rows_offset or 0) + (table.rows_bytes or 0))
+                found += _HOOK.findall(file.read())
+    return frozenset(map(int, found)).intersection(oids)
 
 
 def delta_variable(oid: int) -> str:

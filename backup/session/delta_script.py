@@ -71,10 +71,19 @@ def restore_delta(delta: Delta, deaf: Sequence[str], unknown: Sequence[str]) -> 
         path = argument(f"../{delta.session}.delta/{table.script}")
         lines.append(f"\\unset cdc_took_{table.oid}\n\\set {delta_variable(table.oid)} {path}\n")
     lines.append(f"\\ir {argument(f'../{delta.session}/{RESTORE_SCRIPT}')}\n")
+    lines.append("\\set cdc_forgotten ''\n")
     for table in tables:
         lines.append(f"\\unset {delta_variable(table.oid)}\n\\if :{{?cdc_took_{table.oid}}}\n\\else\n")
-        lines.append(_raise(f"{table.qualified} was restored WITHOUT the rows of its delta", f"See {table.script}."))
-        lines.append("\\endif\n")
+        lines.append(f"\\set cdc_forgotten :cdc_forgotten {argument(f' {one_line(table.qualified)}')}\n\\endif\n")
+    lines.append("SELECT pg_catalog.set_config('cdc.forgotten', :'cdc_forgotten', false) <> '' AS cdc_forgot \\gset\n")
+    lines.append("\\if :cdc_forgot\n")
+    lines.append(
+        block(
+            "    RAISE EXCEPTION 'all is restored, but WITHOUT the rows in the delta of%',"
+            " pg_catalog.current_setting('cdc.forgotten');\n"
+        )
+    )
+    lines.append("\\endif\n")
     lines += [
         f"\\warn {argument(f'{one_line(name)} is not in the backup, so its rows were not restored')}\n"
         for name in unknown

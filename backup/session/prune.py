@@ -100,15 +100,20 @@ def prune_sessions(sessions: Sequence[Kept]) -> tuple[Path, ...]:
 
 
 def _look(listed: Listed) -> Kept:
+    delta, unreadable = None, ""
+    try:
+        delta = read_delta(listed.path)
+    except BackupError as error:  # what is known of the session itself counts all the same
+        unreadable = error.what
     try:
         strange = _strangers(listed)
         return Kept(
             listed=listed,
-            delta=read_delta(listed.path),
+            delta=delta,
             drill=Drill.read(listed.path),
             verdict=Verdict.read(listed.path),
             restore=Restore.read(listed.path),
-            reason=f"it holds what is not ours: {', '.join(strange)}" if strange else "",
+            reason=f"it holds what is not ours: {', '.join(strange)}" if strange else unreadable,
         )
     except BackupError as error:
         return Kept(listed=listed, delta=None, drill=None, verdict=None, restore=None, reason=str(error))

@@ -124,6 +124,10 @@ def restore_session(
             untouched="The connection was lost: look whether the tables are back before you try again."
             if error.returncode == _CONNECTION_LOST and "server closed" in error.stderr
             else "It was one transaction: nothing was changed.",
+            remedy="If rows of the delta are at fault, --mode aside brings all into a schema of their own, where no"
+            " constraint is in the way; --without-delta leaves them out."
+            if deltas
+            else "",
         ) from error
     of_delta = {int(oid): (int(newer), int(updated)) for oid, newer, updated in _OF_DELTA.findall(finished.stdout)}
     forgotten = [table.qualified for table in deltas if table.oid not in of_delta]
