@@ -2,9 +2,10 @@
 
     python -m tests.stress_guard RUNS [KIND …]
 
-Four writers commit to three CDC tables as fast as they can, one of them through subtransactions, while a safe recipe
-backs up and runs a migration that drops, truncates or pushes. Then everything is restored and compared, row by row:
-nothing may be missing, nothing doubled. Says how long a writer was held up at most. A few runs of it are a test.
+KIND is one of those below, or `push`, which needs Node. Four writers commit to three CDC tables as fast as they can,
+one of them through subtransactions, while a safe recipe backs up and runs a migration that destroys them. Then
+everything is restored and compared, row by row: nothing may be missing, nothing doubled. Says how long a writer was
+held up at most. A few runs of it are a test.
 """
 
 import sys
@@ -22,6 +23,7 @@ import psycopg
 
 from backup.postgres.embedded import DISPOSABLE, start_server
 from tests.chain import Project, new_project, psql
+from tests.drizzle_projects import install
 from tests.servers import find_binaries
 
 TABLES = """
@@ -32,6 +34,8 @@ create table audit._cdc_keyless (id bigint, note text);
 create table audit._cdc_child (
     id bigint generated always as identity, number bigint unique, by_user int references users);
 """
+
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "d" / "drizzle"
 
 NAMES = ("_cdc_keyed", "_cdc_keyless", "_cdc_child")
 COLUMNS = {"_cdc_keyed": "id", "_cdc_keyless": "id", "_cdc_child": "number"}
@@ -52,11 +56,21 @@ KINDS = {
     ),
 }
 
+SCHEMA = """
+import { integer, pgTable } from "drizzle-orm/pg-core";
+export const users = pgTable("users", { id: integer("id").primaryKey() });
+"""
+CONFIG = """
+export default { dialect: "postgresql", schema: "./schema.ts", dbCredentials: { url: process.env.DATABASE_URL } };
+"""
+"""A Drizzle project that knows nothing of CDC tables; drizzle-kit pushes one schema alone, `public`."""
+
 
 @dataclass
 class Writing:
     """What the writers committed, by table, and the longest time that one statement took, in seconds."""
 
+    schema: str
     committed: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in NAMES})
     longest: float = 0.0
     over: threading.Event = field(default_factory=threading.Event)
@@ -68,7 +82,7 @@ class Writing:
             while not self.over.is_set():
                 number += 1
                 name, row = NAMES[number % 3], which * 1_000_000_000 + number
-                insert = f"insert into audit.{name} ({COLUMNS[name]}) values ({row})"
+                insert = f"insert into {self.schema}.{name} ({COLUMNS[name]}) values ({row})"
                 if which == 1:
                     insert = f"do $$ begin begin {insert}; exception when division_by_zero then null; end; end $$"
                 began = time.monotonic()
@@ -84,9 +98,9 @@ class Writing:
 
 
 @contextmanager
-def writing(project: Project) -> Iterator[Writing]:
+def writing(project: Project, schema: str) -> Iterator[Writing]:
     """Four writers, for as long as the block lasts; it begins when each has written something."""
-    writing, begun = Writing(), threading.Barrier(5)
+    writing, begun = Writing(schema), threading.Barrier(5)
     writers = [threading.Thread(target=partial(writing.write, project, which, begun)) for which in range(1, 5)]
     for writer in writers:
         writer.start()
@@ -101,12 +115,15 @@ def writing(project: Project) -> Iterator[Writing]:
 
 def destroy_and_restore(project: Project, kind: str) -> tuple[Writing, str]:
     """One run: what was committed, and what is wrong after the restore, or nothing."""
+    schema = "public" if kind == "push" else "audit"
+    project.database.execute(TABLES.replace("audit", schema).replace("create schema", "create schema if not exists"))
+    project.configure(schemas=[schema], rehearse="off")
     for name in NAMES:
         project.database.execute(
-            f"insert into audit.{name} ({COLUMNS[name]}) select -g from generate_series(1, 1000) g"
+            f"insert into {schema}.{name} ({COLUMNS[name]}) select -g from generate_series(1, 1000) g"
         )
-    with writing(project) as written:
-        ended = project.cdc("run-safe", "--yes", "--json", "--", *psql(project, *KINDS[kind]))
+    with writing(project, schema) as written:
+        ended = project.cdc("run-safe", "--yes", "--json", "--", *_migration(project, kind))
     if ended.code != 6:
         return written, f"exit code {ended.code}: {ended.said}"
     back = project.cdc("restore", "--yes")
@@ -114,11 +131,20 @@ def destroy_and_restore(project: Project, kind: str) -> tuple[Writing, str]:
         return written, f"the restore failed: {back.said}"
     for name in NAMES:
         written.committed[name].update(range(-1000, 0))
-        there = Counter(row for (row,) in project.database.rows(f"select {COLUMNS[name]} from audit.{name}"))
+        there = Counter(row for (row,) in project.database.rows(f"select {COLUMNS[name]} from {schema}.{name}"))
         if there != written.committed[name]:
             missing, more = written.committed[name] - there, there - written.committed[name]
             return written, f"{name}: {missing.total()} rows missing, {more.total()} too many: {ended.said}"
     return written, ""
+
+
+def _migration(project: Project, kind: str) -> tuple[str, ...]:
+    if kind != "push":
+        return psql(project, *KINDS[kind])
+    (project.folder / "node_modules").symlink_to(install("stable", CACHE) / "node_modules")
+    (project.folder / "schema.ts").write_text(SCHEMA)
+    (project.folder / "drizzle.config.js").write_text(CONFIG)
+    return ("npx", "drizzle-kit", "push", "--force")
 
 
 def main(runs: int, kinds: list[str]) -> int:
@@ -129,8 +155,7 @@ def main(runs: int, kinds: list[str]) -> int:
     with start_server(binaries, settings=DISPOSABLE) as server, tempfile.TemporaryDirectory() as folder:
         for run in range(runs):
             kind = kinds[run % len(kinds)]
-            with new_project(server, Path(folder) / str(run), TABLES) as project:
-                project.configure(schemas=["audit"])
+            with new_project(server, Path(folder) / str(run), "") as project:
                 written, wrong = destroy_and_restore(project, kind)
             longest, rows = max(longest, written.longest), rows + sum(map(Counter.total, written.committed.values()))
             sys.stdout.write(
@@ -145,4 +170,4 @@ def main(runs: int, kinds: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2:] or list(KINDS)))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2:] or [*KINDS, "push"]))
