@@ -110,6 +110,8 @@ def _said(verdict: Verdict) -> tuple[str, str]:
             return "empty", f"{name} ({rows})"
         case Change.ROWS_LOST:
             return "delete", f"{verdict.rows_before - (verdict.rows_after or 0):,} of {rows} of {name}"
+        case Change.ROWS_CHANGED:
+            return "change rows of", f"{name} ({verdict.detail})"
         case Change.REPLACED:
             return "replace", f"{name} ({rows}) by another table"
         case Change.COLUMNS_LOST:

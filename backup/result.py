@@ -187,6 +187,7 @@ class Result:
                     "rows_added": verdict.rows_added,
                     "rows_changed": verdict.rows_changed,
                     "announced": verdict.announced,
+                    "by_others": verdict.by_others,
                     "detail": verdict.detail,
                 }
                 for verdict in self.verdict

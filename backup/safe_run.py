@@ -84,6 +84,7 @@ class SafeRun:
             result.tables,
             result.counts,
             self.announced,
+            safe=self._safe(),
             horizon=result.horizon,
             gaps=result.gaps,
             unfinished=unfinished,
@@ -107,6 +108,11 @@ class SafeRun:
         except OSError as error:
             self.report.warn(f"The verdict could not be written beside the session: {error}")
         self._conclude(failure)
+
+    def _safe(self) -> frozenset[int]:
+        """The tables that the rehearsal of this migration left as they were."""
+        safe = {(v.schema, v.name) for v in self.result.forecast.safe} if self.result.forecast else set()
+        return frozenset(table.oid for table in self.result.tables if (table.schema, table.name) in safe)
 
     def _keep_verdict(self, record: VerdictRecord) -> None:
         """Put beside the session what its migration destroyed."""

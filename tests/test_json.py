@@ -118,6 +118,7 @@ def test_a_migration_tells_command_and_verdict_and_its_own_output_goes_to_stderr
         "rows_added": 0,
         "rows_changed": 0,
         "announced": False,
+        "by_others": False,
         "detail": "",
     }
     assert value["machinery"] == []

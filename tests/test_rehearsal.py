@@ -111,6 +111,25 @@ def test_a_loss_that_the_rehearsal_did_not_show_is_not_announced_by_a_yes(projec
     assert value["message"].endswith(" --table public._cdc_roles")
 
 
+def test_an_update_is_foreseen_and_one_that_the_rehearsal_did_not_show_was_done_by_others(project: Project) -> None:
+    update = psql_file(project, "update _cdc_users set note = 'x' where id = 1")
+    value, ended = project.json("run-safe", "--yes", "--", *update, environment=psql_environment(project))
+    assert foreseen(value) == happened(value)
+    assert foreseen(value)["_cdc_users"] == ("rows changed", 3, 3)
+    assert "change rows of `_cdc_users` (1 row of the backup updated or deleted)" in ended.stderr
+    assert ended.code == 0, ended.said
+    elsewhere = (
+        "do $$ begin if current_database() not like 'cdc_scratch%'"
+        " then update _cdc_roles set name = 'x'; end if; end $$"
+    )
+    value, ended = project.json(
+        "run-safe", "--yes", "--", *psql_file(project, elsewhere), environment=psql_environment(project)
+    )
+    assert [table["by_others"] for table in value["verdict"]] == [False, True, False]
+    assert "by others meanwhile, for the rehearsal changed none" in ended.stderr
+    assert ended.code == 0, ended.said
+
+
 def test_a_delete_that_cascades_and_a_lost_column_are_foreseen(project: Project) -> None:
     strike = psql_file(project, "delete from users where id = 1", "alter table _cdc_roles drop name")
     value, ended = project.json("rehearse", "--", *strike, environment=psql_environment(project))

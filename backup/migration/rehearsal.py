@@ -19,6 +19,7 @@ from backup.postgres.catalog import digest_catalog
 from backup.postgres.clients import Clients
 from backup.postgres.copy import Copied, copy_database
 from backup.postgres.database import Database
+from backup.postgres.newer import mark_horizon
 from backup.postgres.references import Name, References, find_references, find_state
 from backup.postgres.scratch import Scratch, count_sessions, scratch_database
 from backup.postgres.snapshot import Count, count_rows
@@ -167,6 +168,8 @@ def _rehearse_on(scratch: Scratch, copied: Copied, command: MigrationCommand, st
         found = {(table.schema, table.name): table for table in find_tables_by(seen, [], names)}
         tables = tuple(found[name] for name in names)
         counts, references, digest = count_rows(seen, tables), find_references(seen, tables), digest_catalog(seen)
+        with seen.transaction():
+            horizon = mark_horizon(seen, tables)
         way = (
             unasked(command.argv, command.directory, Path(folder))
             if tool_of(command.argv) is Tool.DRIZZLE
@@ -187,7 +190,7 @@ def _rehearse_on(scratch: Scratch, copied: Copied, command: MigrationCommand, st
         if command.is_drizzle and (question := question_of(tried.output)):
             raise _NoForecastError(f"it has a question that only a person can answer: “{question}”")
         failure = _failure(command, tried, changed=digest_catalog(seen) != digest)
-        verdicts = judge(scratch.database, tables, counts, {})
+        verdicts = judge(scratch.database, tables, counts, {}, horizon=horizon)
         after = find_state(seen, references.state)
     return Forecast(
         command=command,

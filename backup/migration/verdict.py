@@ -1,6 +1,6 @@
 """What became of the CDC tables: the catalog and the counts before and after the migration, compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -36,9 +36,9 @@ class Verdict:
 
     `rows_changed` are rows of the backup that were updated or deleted since, `rows_added` those there now that the
     backup does not hold, new ones and new versions; None where that cannot be told, at least so many where the table
-    was rewritten. Nobody knows who did it, the migration or others meanwhile. `announced` says that a person was told
-    before that exactly this would become of it. `in_place` says that what was lost can go back where it was: the
-    table has no other name, and no fewer columns.
+    was rewritten. Nobody knows who did it, the migration or others meanwhile; but `by_others` says that the rehearsal
+    of the migration changed none. `announced` says that a person was told before that exactly this would become of
+    it. `in_place` says that what was lost can go back where it was: the table has no other name, and no fewer columns.
     """
 
     schema: str
@@ -51,11 +51,12 @@ class Verdict:
     detail: str = ""
     in_place: bool = True
     announced: bool = False
+    by_others: bool = False
 
     @property
     def is_loss(self) -> bool:
         """Whether the table, or something in it, is not where it was; not knowing counts as that."""
-        return self.change is not Change.UNTOUCHED
+        return self.change is not Change.UNTOUCHED and not self.by_others
 
 
 def judge(
@@ -64,6 +65,7 @@ def judge(
     counts: Mapping[int, Count],
     announced: Mapping[int, Change],
     *,
+    safe: Collection[int] = (),
     horizon: Horizon | None = None,
     gaps: Mapping[int, str] = MappingProxyType({}),
     unfinished: str = "",
@@ -78,6 +80,7 @@ def judge(
         before: the snapshot's tables.
         counts: their rows in it, by OID.
         announced: what a person was told before would become of a table, by OID.
+        safe: what the rehearsal of the same migration left untouched; rows that changed even so, others changed.
         horizon: the snapshot's; without it an UPDATE shows nowhere, nor a DELETE beside as many INSERTs.
         gaps: why a table was not guarded all the time, by OID; what is lost of it is never as announced.
         unfinished: what of the migration still runs on the server; whatever is untouched yet is unknown then.
@@ -97,6 +100,9 @@ def judge(
         now = same or namesake
         cause = look.unreadable.get(now.oid if now else table.oid)
         verdict = _unknown(table, rows_before, cause) if cause else _compare(table, rows_before, same, namesake, look)
+        if verdict.change is Change.ROWS_CHANGED and table.oid in safe:
+            others = "by others meanwhile, for the rehearsal changed none"
+            verdict = replace(verdict, by_others=True, detail=f"{verdict.detail}, {others}")
         if unfinished and not verdict.is_loss:
             verdict = replace(verdict, change=Change.UNKNOWN, detail=f"still running on the server: {unfinished}")
         if horizon and not verdict.is_loss and table.kind is Kind.ORDINARY and verdict.rows_changed is None:

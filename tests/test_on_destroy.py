@@ -1,0 +1,87 @@
+"""A statement that is about to take a CDC table: it goes on, a person is asked, or it is cancelled on the server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backup.postgres.embedded import Server
+from tests.chain import CDC_BACKUP, Project, end, new_project, psql
+
+DROP = "drop table _cdc_users, _cdc_roles"
+QUESTION = r"This statement is about to take public\._cdc_(\w+), and waits:"
+
+
+@pytest.fixture
+def project(embedded_server: Server, tmp_path: Path) -> Iterator[Project]:
+    """A project with three CDC tables on the embedded server."""
+    with new_project(embedded_server, tmp_path / "project") as made:
+        yield made
+
+
+def tables(project: Project) -> set[str]:
+    """The CDC tables that are there."""
+    return {name for (name,) in project.database.rows("select relname from pg_class where relname ~ '^_cdc_[a-z]+$'")}
+
+
+@pytest.mark.parametrize("on_destroy", ["stop", "ask"])
+def test_where_nobody_can_be_asked_what_was_not_announced_is_cancelled(project: Project, on_destroy: str) -> None:
+    project.configure(rehearse="off", on_destroy=on_destroy)
+    value, ended = project.json("run-safe", "--yes", "--", *psql(project, DROP))
+    assert ended.code == 5, ended.said
+    assert tables(project) == {"_cdc_users", "_cdc_roles", "_cdc_empty"}
+    [strike] = value["guard"]["strikes"]
+    assert strike["statement"] == DROP
+    assert "not announced" in strike["refused"]
+    assert f"'{DROP}' wanted {strike['table']}" in ended.stderr
+    assert {table["change"] for table in value["verdict"]} == {"untouched"}
+
+
+def test_what_was_announced_goes_on_and_only_that(project: Project) -> None:
+    project.configure(rehearse="on", on_destroy="stop")
+    value, ended = project.json("run-safe", "--yes", "--", *psql(project, DROP))
+    assert ended.code == 0, ended.said
+    assert tables(project) == {"_cdc_empty"}
+    assert [strike["refused"] for strike in value["guard"]["strikes"]] == [None, None]
+    elsewhere = "do $$ begin if current_database() not like 'cdc_scratch%' then drop table _cdc_empty; end if; end $$"
+    value, ended = project.json("run-safe", "--yes", "--", *psql(project, elsewhere))
+    assert ended.code == 5, ended.said
+    assert tables(project) == {"_cdc_empty"}
+
+
+def test_a_yes_lets_one_table_go_and_a_no_cancels_all_of_the_statement(project: Project) -> None:
+    project.configure(rehearse="off", on_destroy="ask", mode="auto")
+    with project.terminal(CDC_BACKUP, "run-safe", "--", *psql(project, DROP)) as shown:
+        shown.expect(QUESTION)
+        assert shown.match[1] == "users"
+        shown.expect_exact(DROP)
+        shown.expect_exact("Let it go on? [y/n]")
+        shown.sendline("y")
+        shown.expect(QUESTION)
+        assert shown.match[1] == "roles"
+        shown.sendline("n")
+        code, said = end(shown)
+    assert code == 5, said
+    assert "It was cancelled: a person said no." in said
+    assert tables(project) == {"_cdc_users", "_cdc_roles", "_cdc_empty"}
+
+
+def test_who_says_yes_gets_what_he_asked_for(project: Project) -> None:
+    project.configure(rehearse="off", on_destroy="ask", mode="auto")
+    with project.terminal(CDC_BACKUP, "run-safe", "--", *psql(project, DROP)) as shown:
+        for _ in range(2):
+            shown.expect(QUESTION)
+            shown.sendline("y")
+        code, said = end(shown)
+    assert code == 6, said
+    assert tables(project) == {"_cdc_empty"}
+
+
+def test_ctrl_c_at_the_question_is_a_no(project: Project) -> None:
+    project.configure(rehearse="off", on_destroy="ask", mode="auto")
+    with project.terminal(CDC_BACKUP, "run-safe", "--", *psql(project, DROP)) as shown:
+        shown.expect(r"\[y/n\]")
+        shown.sendintr()
+        code, said = end(shown)
+    assert code != 0, said
+    assert tables(project) == {"_cdc_users", "_cdc_roles", "_cdc_empty"}
