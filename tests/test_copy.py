@@ -69,10 +69,13 @@ def test_of_a_table_beyond_the_budget_there_is_one_row_and_the_keys_that_need_ot
     database.execute(SHOP)
     database.execute(
         "alter table posts add photo text; alter table posts alter photo set storage external;"
-        "insert into posts (user_id, photo) select 1, repeat('x', 100000) from generate_series(1, 400)"
+        "insert into posts (user_id, photo) select 1, repeat('x', 100000) from generate_series(1, 400);"
+        "alter table alembic_version add note text; alter table alembic_version alter note set storage external;"
+        "insert into alembic_version values ('def', repeat('x', 40000000))"
     )
     assert copy(database, target).in_part == (("public", "posts"),)
     assert target.rows("select count(*) from posts") == [(1,)]
+    assert target.rows("select count(*) from alembic_version") == [(2,)], "a migration would begin from the start"
     assert target.rows("select count(*) from _cdc_posts") == database.rows("select count(*) from _cdc_posts")
     assert target.rows("select conname, convalidated from pg_constraint where contype = 'f' order by 1") == [
         ("_cdc_posts_post_id_fkey", False),

@@ -13,8 +13,9 @@ import pytest
 
 from backup.errors import BackupError
 from backup.migration.command import MigrationCommand
-from backup.migration.redirect import Tool, tool_of, why_not
+from backup.migration.redirect import Tool, redirected, tool_of, why_not
 from backup.migration.rehearsal import Stage, Unwatched, Watched, rehearse
+from backup.postgres.database import Database
 from backup.postgres.embedded import Server
 from tests.chain import CDC_BACKUP, TABLES, Project, end, new_project
 from tests.servers import FreshDatabase
@@ -291,6 +292,37 @@ def test_a_command_that_leaves_it_to_the_variables_is_not_refused(words: tuple[s
 )
 def test_only_what_is_known_to_do_nothing_but_migrate_is_taken_for_that(words: tuple[str, ...], tool: Tool) -> None:
     assert tool_of(words) is tool
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "expected"),
+    [
+        (
+            "postgresql+psycopg://me:s%40x@db:6000/shop?schema=app&sslmode=require",
+            {"PGSSLMODE": "require", "PGSERVICE": "shop", "PGDATABASE": "shop"},
+            {
+                "URL": "postgresql+psycopg://me:s%40x@db:6000/scratch?schema=app&sslmode=require",
+                "PGSSLMODE": "require",
+            },
+        ),
+        (
+            "postgres://you:other@elsewhere/shop?schema=app&sslmode=require&host=elsewhere",
+            {"PGSSLMODE": "require", "PGPASSFILE": "/home/me/.pgpass"},
+            {"URL": "postgres://me:s%40x@db:6000/scratch?schema=app"},
+        ),
+        ("host=elsewhere dbname=shop", {}, {"URL": "postgresql://me:s%40x@db:6000/scratch"}),
+    ],
+    ids=["the same server", "another server", "a keyword string"],
+)
+def test_a_command_gets_the_place_of_the_scratch_database_and_keeps_the_rest(
+    url: str, given: dict[str, str], expected: dict[str, str]
+) -> None:
+    place = {"host": "db", "port": "6000", "user": "me", "password": "s@x", "dbname": "scratch"}
+    environment = redirected(
+        {"HOME": "/home/me", "URL": url, **given}, Database(parameters=place, source=""), variable="URL", url=url
+    )
+    there = {"PGHOST": "db", "PGPORT": "6000", "PGUSER": "me", "PGDATABASE": "scratch", "PGPASSWORD": "s@x"}
+    assert environment == {"HOME": "/home/me", **there, **expected}
 
 
 def script(project: Project, text: str) -> tuple[str, ...]:

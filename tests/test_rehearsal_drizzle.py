@@ -50,6 +50,9 @@ def answered(project: Project, version: DrizzleVersion) -> tuple[str, ...]:
     return ("--output", "json", "--hints-file", "hints.json")
 
 
+one_version = pytest.mark.parametrize("version", ["stable"], indirect=True)
+"""For what is ours alone, and costs seconds a version."""
+
 ALL_DROPPED = {
     "_cdc_permissions": ("dropped", 6, None),
     "_cdc_roles": ("dropped", 2, None),
@@ -70,6 +73,7 @@ def test_tables_that_the_schema_does_not_name_are_foreseen_to_be_dropped_and_are
     assert ended.code == 6, "nothing was announced"
 
 
+@one_version
 def test_what_a_person_agreed_to_on_the_terminal_is_no_unannounced_loss(shop: Project) -> None:
     with shop.terminal(CDC_BACKUP, "push-safe") as shown:
         shown.expect(r"will drop `_cdc_permissions` \(6 rows\), `_cdc_roles` \(2 rows\) and `_cdc_users` \(10 rows\)")
@@ -142,6 +146,7 @@ def test_where_it_would_ask_about_a_rename_nobody_can_know(shop: Project) -> Non
     assert {change for change, _, _ in foreseen(value).values()} == {"unknown"}
 
 
+@one_version
 def test_a_config_that_does_not_follow_the_variable_is_refused_and_its_database_unchanged(shop: Project) -> None:
     """It overrides the variable, as dotenv does when told to."""
     config = shop.folder / "drizzle.config.ts"
@@ -183,6 +188,7 @@ def test_a_migration_file_is_rehearsed_after_generate_wrote_it(changelog: Projec
     assert {change for change, _, _ in foreseen(value).values()} == {"untouched"}, "its journal was copied"
 
 
+@one_version
 def test_after_a_no_it_says_which_file_generate_left(changelog: Project) -> None:
     before = dump(changelog.database)
     with changelog.terminal(CDC_BACKUP, "full-safe") as shown:
