@@ -359,7 +359,7 @@ class CDCBackup:
         question: str,
         migrating: bool,
     ) -> Mapping[int, Change]:
-        database, announced = self._database, dict[int, Change]()
+        database, foreseen, asks = self._database, dict[int, Change](), False
         server_version = self._look(database, names, migrating=migrating)
         if self._dry:
             self._report.say(f"Would back up into {self.settings.path}")
@@ -370,14 +370,13 @@ class CDCBackup:
             clients = find_clients(database, server_version)
             if commands:
                 foreseen = foresee(commands, self._stage(clients), how, report=self._report, result=self.result)
-                # to be told without being asked is to agree only for who said so before, by --yes or mode auto
-                announced = foreseen if not ask or self.settings.mode is Mode.AUTO or self._report.attended else {}
             self._report.say(f"The backup will go to {self.settings.path}")
             asks = ask and self.settings.mode is Mode.PROMPT and self._report.attended
             if asks and not self._report.ask(question):
                 raise DeclinedError("The answer was no.", untouched="Nothing was backed up, nothing was started.")
             self._back_up(database, names, clients)
-        return announced
+        # Who is neither asked nor said so before has agreed to nothing.
+        return foreseen if asks or not ask else {}
 
     def _stage(self, clients: Clients) -> Stage:
         settings, url = self.settings, database_url(self.settings)

@@ -9,7 +9,6 @@ from backup.postgres.embedded import Server
 from tests.chain import CDC_BACKUP, Project, end, new_project, psql
 
 DROP = "drop table _cdc_users, _cdc_roles"
-QUESTION = r"This statement is about to take public\._cdc_(\w+), and waits:"
 
 
 @pytest.fixture
@@ -52,13 +51,11 @@ def test_what_was_announced_goes_on_and_only_that(project: Project) -> None:
 def test_a_yes_lets_one_table_go_and_a_no_cancels_all_of_the_statement(project: Project) -> None:
     project.configure(rehearse="off", on_destroy="ask", mode="auto")
     with project.terminal(CDC_BACKUP, "run-safe", "--", *psql(project, DROP)) as shown:
-        shown.expect(QUESTION)
-        assert shown.match[1] == "users"
+        shown.expect_exact("is about to take public._cdc_users, and waits:")
         shown.expect_exact(DROP)
         shown.expect_exact("Let it go on? [y/n]")
         shown.sendline("y")
-        shown.expect(QUESTION)
-        assert shown.match[1] == "roles"
+        shown.expect_exact("is about to take public._cdc_roles, and waits:")
         shown.sendline("n")
         code, said = end(shown)
     assert code == 5, said
@@ -70,7 +67,7 @@ def test_who_says_yes_gets_what_he_asked_for(project: Project) -> None:
     project.configure(rehearse="off", on_destroy="ask", mode="auto")
     with project.terminal(CDC_BACKUP, "run-safe", "--", *psql(project, DROP)) as shown:
         for _ in range(2):
-            shown.expect(QUESTION)
+            shown.expect_exact("Let it go on? [y/n]")
             shown.sendline("y")
         code, said = end(shown)
     assert code == 6, said
