@@ -29,7 +29,8 @@ def demo(_: Context) -> None:
 @task(name="test", help={"only": "Only the tests that this expression of pytest's -k names."})
 def run_tests(_: Context, only: str | None = None) -> None:
     """Run all tests, real PostgreSQL included."""
-    _run("pytest", *(["-k", only] if only else []))
+    # Most of the time a test waits for a server or a child of its own.
+    _run("pytest", "--numprocesses=auto", "--dist=worksteal", *(["-k", only] if only else []))
 
 
 @task

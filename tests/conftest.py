@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import psycopg
@@ -118,6 +119,18 @@ def pytest_report_header() -> list[str]:
     found = shutil.which("node")
     lines.append("node: " + (subprocess.check_output((found, "--version"), text=True).strip() if found else "none"))
     return lines
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what this process lacked, where several share the tests."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["lacked"] = list(LACKED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what another process lacked."""
+    LACKED.update(dict.fromkeys(getattr(node, "workeroutput", {}).get("lacked", ())))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

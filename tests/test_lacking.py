@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TEST = """
 from tests.lacking import lacking
 
@@ -15,10 +17,11 @@ def test_another():
 """
 
 
-def test_what_is_lacking_is_skipped_and_told_once_at_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [0, 2])
+def test_what_is_lacking_is_skipped_and_told_once_at_the_end(tmp_path: Path, processes: int) -> None:
     (tmp_path / "test_moon.py").write_text(TEST)
     ended = subprocess.run(
-        (sys.executable, "-m", "pytest", "-p", "tests.conftest", str(tmp_path)),
+        (sys.executable, "-m", "pytest", "-p", "tests.conftest", f"--numprocesses={processes}", str(tmp_path)),
         cwd=Path(__file__).parents[1],
         capture_output=True,
         encoding="utf-8",
