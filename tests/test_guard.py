@@ -303,6 +303,16 @@ def test_nothing_is_guarded_that_is_not_what_was_backed_up(database: FreshDataba
     assert database.rows("select from pg_stat_activity where application_name = 'cdc-backup'") == []
 
 
+def test_two_guards_do_not_wait_for_each_other(database: FreshDatabase) -> None:
+    database.execute(TABLES)
+    with guarded(database, Kept()):
+        with pytest.raises(BackupError, match="Another run rehearses or migrates"), guarded(database, Kept()):
+            pytest.fail("it stood")
+        database.execute("drop table _cdc_a")
+    with guarded(database, Kept()):
+        database.execute("drop table _cdc_b")
+
+
 def test_statements_that_still_wait_when_the_command_has_ended_are_seen_to(database: FreshDatabase) -> None:
     database.execute(TABLES + "insert into _cdc_a values (1);")
     kept = Kept()

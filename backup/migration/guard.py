@@ -31,6 +31,9 @@ could end that.
 _AFTERWARDS = 30.0
 """Seconds for which statements that wait for us are seen to after the command has ended."""
 
+_ALONE = 0x6364632D67756172
+"""The advisory lock that keeps two guards of a database apart: each would wait for the other to let go."""
+
 _RETRY = 0.5
 """Seconds between two attempts to reach a server that is gone."""
 
@@ -103,6 +106,12 @@ class Guard:
         """
         with ExitStack() as connections:
             watch, holding = self._connect(connections)
+            if watch.execute("select pg_try_advisory_lock(%s)", [_ALONE]).fetchone() != (True,):
+                raise BackupError(
+                    f"Another run rehearses or migrates in {self._database} right now.",
+                    untouched="The migration was not started.",
+                    remedy="Run this again when it is over.",
+                )
             if not holding.take(self._tables.values(), lock_timeout) or not self._are_still(find(watch)):
                 raise BackupError(
                     "The CDC tables are not what they were a moment ago: one was created, dropped or altered since, "
