@@ -105,7 +105,7 @@ def _delta(session: Session, chosen: Sequence[SavedTable], report: Report) -> De
         if table.oid not in known:
             report.warn(f"  {table.qualified} is not in the session; what was saved of it is in {table.parts[-1].file}")
         for part in table.parts if table.oid in oids else ():
-            what = "written after the backup" if part.kind == "newer" else "of the whole table, as it was then"
+            what = "written after the backup" if part.kind == "newer" else "as they were when the migration took it"
             report.say(f"  and {plural(part.rows, 'row')} of {table.qualified} {what},")
             report.say("  saved when the migration took the table")
     return delta

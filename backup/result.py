@@ -129,6 +129,7 @@ class Result:
     ran: list[Ran] = field(default_factory=list)
     strikes: tuple[Strike, ...] | None = None
     gaps: dict[int, str] = field(default_factory=dict)
+    unguarded: dict[str, str] = field(default_factory=dict)
     forecast: Forecast | None = None
     verdict: tuple[Verdict, ...] | None = None
     faults: tuple[Fault, ...] = ()
@@ -160,7 +161,6 @@ class Result:
         if self.ran:
             value["migration"] = {"argv": self.ran[-1].argv, "exit_code": self.ran[-1].exit_code}
         if self.strikes is not None:
-            names = {table.oid: table for table in self.tables}
             value["guard"] = {
                 "strikes": [
                     {
@@ -172,7 +172,7 @@ class Result:
                     }
                     for strike in self.strikes
                 ],
-                "gaps": [{"table": str(names[oid]), "reason": reason} for oid, reason in self.gaps.items()],
+                "gaps": [{"table": name, "reason": reason} for name, reason in self.unguarded.items()],
             }
         if self.forecast is not None:
             value["forecast"] = _foreseen(self.forecast)

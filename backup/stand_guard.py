@@ -52,20 +52,20 @@ def stand_guard(
     guard = Guard(
         database,
         result.tables,
+        find=partial(find_tables, prefix=settings.prefix, schemas=settings.schemas),
         save=SaveNewer(writer=DeltaWriter(result.session), horizon=result.horizon, counts=result.counts),
         decide=decide,
+        tell=report.fail,
     )
-    find = partial(find_tables, prefix=settings.prefix, schemas=settings.schemas)
     try:
-        with guard.standing(find, settings.lock_timeout):
+        with guard.standing(settings.lock_timeout):
             yield
     finally:
-        result.strikes, result.gaps = tuple(guard.strikes), dict(guard.gaps)
+        result.strikes, result.gaps, result.unguarded = tuple(guard.strikes), dict(guard.gaps), guard.lost
         for strike in guard.strikes:
             _tell(strike, report)
-        names = {table.oid: str(table) for table in result.tables}
-        for oid, why in guard.gaps.items():
-            report.warn(f"  {visible(names[oid])} was not guarded all the time: {why}")
+        for name, why in guard.lost.items():
+            report.warn(f"  {visible(name)} was not guarded all the time: {why}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,9 @@ def stand_against(database: Database, settings: Settings, tables: Sequence[Table
         against.struck.set()
         return "no statement of a rehearsal may reach the real tables"
 
-    guard = Guard(database, tables, save=_save_nothing, decide=decide)
-    with guard.standing(partial(find_tables, prefix=settings.prefix, schemas=settings.schemas), settings.lock_timeout):
+    find = partial(find_tables, prefix=settings.prefix, schemas=settings.schemas)
+    guard = Guard(database, tables, find=find, save=_save_nothing, decide=decide, tell=against.strikes.append)
+    with guard.standing(settings.lock_timeout):
         yield against
 
 

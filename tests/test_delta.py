@@ -115,7 +115,7 @@ class Guarded:
                         (bytes(chunk) for chunk in chunks),
                         rows=now if whole else fresh,
                         fingerprint=false_print or str(computed),
-                        whole=whole,
+                        merged=whole,
                     )
 
     def state(self) -> dict[str, list[str]]:
@@ -224,7 +224,7 @@ def test_of_rows_that_were_changed_or_deleted_the_latest_state_comes_back_and_no
     small.database.execute("insert into _cdc_k values (4, 'd'); delete from _cdc_n where t = 'b'")
     small.database.execute("insert into _cdc_n values ('a'), ('c')")
     small.save()
-    assert {part.kind for table in small.delta.tables for part in table.parts} == {"whole"}
+    assert {part.kind for table in small.delta.tables for part in table.parts} == {"merged"}
     # It forbids to delete from a table without a replica identity, as one that is just being restored is.
     small.database.execute("drop table _cdc_k, _cdc_n; create publication everything for all tables")
     result = bring_back(small.database, small.session)
@@ -438,7 +438,7 @@ def _rows_then(rows: bytes, then: object) -> Iterable[bytes]:
 
 def test_rows_that_are_not_as_many_as_the_server_counted_are_refused(small: Guarded) -> None:
     with pytest.raises(BackupError, match="counted 2 rows, and 1 came"):
-        small.writer.save(small.tables["_cdc_k"], [b"4\td\n"], rows=2, fingerprint="2:0:0", whole=False)
+        small.writer.save(small.tables["_cdc_k"], [b"4\td\n"], rows=2, fingerprint="2:0:0", merged=False)
     assert not small.folder.exists()
 
 
@@ -465,7 +465,7 @@ def test_a_process_that_is_killed_leaves_what_it_had_saved(small: Guarded) -> No
     child = os.fork()
     if not child:
         killed = _rows_then(b"z\n", lambda: os.kill(os.getpid(), signal.SIGKILL))
-        DeltaWriter(small.session).save(small.tables["_cdc_n"], killed, rows=1, fingerprint="1:0:0", whole=False)
+        DeltaWriter(small.session).save(small.tables["_cdc_n"], killed, rows=1, fingerprint="1:0:0", merged=False)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     small.database.execute("drop table _cdc_k, _cdc_n")

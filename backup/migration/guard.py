@@ -34,6 +34,9 @@ _AFTERWARDS = 30.0
 _ALONE = 0x6364632D67756172
 """The advisory lock that keeps two guards of a database apart: each would wait for the other to let go."""
 
+_ADOPTION = 1.0
+"""Seconds between two looks for tables that were made meanwhile."""
+
 _RETRY = 0.5
 """Seconds between two attempts to reach a server that is gone."""
 
@@ -55,6 +58,12 @@ whether it was rewritten since, by TRUNCATE or ALTER.
 
 Decide = Callable[[str, Table], str]
 """Why a statement must not have the table; empty where it may."""
+
+Find = Callable[[Connection], Sequence[Table]]
+"""Finds the CDC tables that there are."""
+
+Tell = Callable[[str], None]
+"""Says what cannot wait until the command has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,55 +88,74 @@ class Guard:
     destroyed before they were held again, is lost. `over` is set when what was run has ended.
     """
 
-    def __init__(self, database: Database, tables: Sequence[Table], *, save: Save, decide: Decide) -> None:
+    def __init__(
+        self, database: Database, tables: Sequence[Table], *, find: Find, save: Save, decide: Decide, tell: Tell
+    ) -> None:
         self.strikes: list[Strike] = []
         self.gaps: dict[int, str] = {}
         self._database = database
         self._tables = {table.oid: table for table in tables if table.kind is not Kind.FOREIGN}
+        self._find = find
         self._save = save
+        self._tell = tell
         self._decide = decide
+        self._backed_up = frozenset(self._tables)
         self._files: dict[int, int | None] = {}
         self._rewritten: set[int] = set()
         self._decided: dict[tuple[int, str, int], str] = {}
+        self._unsaved: set[tuple[int, str, int]] = set()
         self._stuck_since: float | None = None
+        self._look_again_at = 0.0
         self.over = threading.Event()
 
+    @property
+    def lost(self) -> dict[str, str]:
+        """The tables of `gaps` by name, also those that were made after the backup."""
+        return {str(self._tables[oid]): why for oid, why in self.gaps.items()}
+
     @contextmanager
-    def standing(self, find: Callable[[Connection], Sequence[Table]], lock_timeout: float) -> Iterator[None]:
+    def standing(self, lock_timeout: float) -> Iterator[None]:
         """Hold the tables for as long as the block lasts, and until nothing waits for them any more.
 
         Args:
-            find: finds the CDC tables, to see that they are still those that were backed up.
             lock_timeout: seconds to wait for each lock.
 
         Raises:
             BackupError: a table cannot be had, or is not what was backed up any more.
             DatabaseError: the server cannot be reached.
         """
-        with ExitStack() as connections:
+        # Not left here but by the thread: it makes connections of its own.
+        connections = ExitStack()
+        try:
             watch, holding = self._connect(connections)
-            if watch.execute("select pg_try_advisory_lock(%s)", [_ALONE]).fetchone() != (True,):
-                raise BackupError(
-                    f"Another run rehearses or migrates in {self._database} right now.",
-                    untouched="The migration was not started.",
-                    remedy="Run this again when it is over.",
-                )
-            if not holding.take(self._tables.values(), lock_timeout) or not self._are_still(find(watch)):
-                raise BackupError(
-                    "The CDC tables are not what they were a moment ago: one was created, dropped or altered since, "
-                    f"or is locked for longer than lock_timeout ({lock_timeout:g} s).",
-                    untouched="The migration was not started.",
-                    remedy="Run this again, when nobody else changes them.",
-                )
-            self._files = {oid: now.file for oid, now in find_standing(watch, self._tables).items()}
-            mine = connections.pop_all()
-        watcher = threading.Thread(target=self._stand, args=(mine, watch, holding), name="guard")
+            self._begin(watch, holding, lock_timeout)
+        except BaseException:
+            connections.close()
+            raise
+        watcher = threading.Thread(target=self._stand, args=(connections, watch, holding), name="guard")
         watcher.start()
         try:
             yield
         finally:
             self.over.set()
             watcher.join()
+
+    def _begin(self, watch: Connection, holding: Holding, lock_timeout: float) -> None:
+        """Take the tables, and see that they are what they were."""
+        if watch.execute("select pg_try_advisory_lock(%s)", [_ALONE]).fetchone() != (True,):
+            raise BackupError(
+                f"Another run rehearses or migrates in {self._database} right now.",
+                untouched="The migration was not started.",
+                remedy="Run this again when it is over.",
+            )
+        if not holding.take(self._tables.values(), lock_timeout) or not self._are_still(self._find(watch)):
+            raise BackupError(
+                "The CDC tables are not what they were a moment ago: one was created, dropped or altered since, "
+                f"or is locked for longer than lock_timeout ({lock_timeout:g} s).",
+                untouched="The migration was not started.",
+                remedy="Run this again, when nobody else changes them.",
+            )
+        self._files = {oid: now.file for oid, now in find_standing(watch, self._tables).items()}
 
     def _connect(self, connections: ExitStack) -> tuple[Connection, Holding]:
         def connect() -> Connection:
@@ -176,7 +204,12 @@ class Guard:
             if ending := {pid for waits in waiting if waits.oid is None for pid in waits.blockers}:
                 holding.renew(ending)
             let_go = self._see_to(watch, holding, [waits for waits in waiting if waits.oid in holding.held], began)
-            self._note_regained(holding.regain())
+            regained = holding.regain()
+            self._note_regained(regained)
+            self.gaps |= dict.fromkeys(holding.slipped, "it was renamed, and gone before it could be held again")
+            # Who makes a partition has to have the partitioned table for himself.
+            if began > self._look_again_at or any(self._tables[oid].kind is Kind.PARTITIONED for oid in regained):
+                self._adopt(watch, holding)
             now = time.monotonic()
             if over and not waiting:
                 return
@@ -186,7 +219,7 @@ class Guard:
                         self.gaps[waits.oid] = f"{one_line(waits.query)[:100]} still waited for it when we left"
                 return
             if not let_go:
-                time.sleep(max(_PAUSE, _SHARE * (now - began)))
+                holding.pause(max(_PAUSE, _SHARE * (now - began)))
 
     def _see_to(self, watch: Connection, holding: Holding, waiting: Sequence[Waiting], seen: float) -> bool:
         """Let those statements go on that wait for nobody but us; whether any did."""
@@ -201,19 +234,18 @@ class Guard:
         self._stuck_since = self._stuck_since or seen
         held, saved = holding.held, dict[int, Saved]()
 
-        def save(connection: Connection, oid: int) -> None:
-            saved[oid] = self._save(connection, self._tables[oid], held[oid], oid in self._rewritten)
+        def save(connection: Connection, now: Table) -> None:
+            saved[now.oid] = self._save(connection, self._tables[now.oid], now, now.oid in self._rewritten)
 
         try:
             if not holding.let_go(self._letting(ready, waiting, held, seen), save):
                 holding.look_again()
                 return False
         except (BackupError, OSError, psycopg.Error) as error:
-            if holding.broken:
+            if holding.broken or watch.closed:
                 raise
             for oid, waits in ready.items():
-                self._decided[_key(waits, oid)] = f"what is new in it could not be saved: {one_line(str(error))}"
-                self._refused(watch, waits, oid)
+                self._refused(watch, waits, oid, f"what is new in it could not be saved: {one_line(str(error))}")
             return False
         self._stuck_since = None
         self.gaps |= {oid: done.missed for oid, done in saved.items() if done.missed}
@@ -236,28 +268,55 @@ class Guard:
         self.gaps |= {oid: why for oid in letting if oid not in ready}
         return letting
 
-    def _refused(self, watch: Connection, waits: Waiting, oid: int) -> bool:
-        """Decide, once for each statement and table, whether it may have it; cancel the statement if not."""
-        key = _key(waits, oid)
-        new = key not in self._decided
+    def _refused(self, watch: Connection, waits: Waiting, oid: int, unsaved: str = "") -> bool:
+        """Decide, once for each statement and table, whether it may have it; cancel the statement if not.
+
+        What was decided against, and may not be cancelled by this role, goes on, because it is saved. What is
+        `unsaved`, for that reason, is kept waiting.
+        """
+        key, began = _key(waits, oid), time.monotonic()
+        new = key not in self._decided or bool(unsaved)
         if new:
-            self._decided[key] = self._decide(waits.query, self._tables[oid])
-        why = self._decided[key]
+            adopted = oid not in self._backed_up
+            self._decided[key] = unsaved or ("" if adopted else self._decide(waits.query, self._tables[oid]))
+            self._unsaved |= {key} if unsaved else set()
+        why, saving = self._decided[key], key in self._unsaved
         if not why:
             return False
-        try:
-            watch.execute("select pg_cancel_backend(%s)", [waits.pid])
-        except psycopg.errors.InsufficientPrivilege:
-            why = f"{why}; the role may not cancel it, so it was kept waiting"
-        strike = Strike(query=waits.query, table=str(self._tables[oid]), rows=0, waited=waits.seconds, refused=why)
+        if not self._cancel(watch, waits.pid):
+            statement = f"{one_line(waits.query)[:100]!r} (process {waits.pid})"
+            what = f"{statement} wants {self._tables[oid]}, and cannot be cancelled"
+            if not saving:
+                self._tell(f"{what} by this role, so it goes on, though {why}.")
+                self._decided[key] = ""
+                return False
+            why = f"{why}; it could not be cancelled by this role, so it was kept waiting"
+            if new:
+                self._tell(f"{what} by this role, so it is kept waiting: {why}. End it, or make room.")
+        waited = waits.seconds + time.monotonic() - began
+        strike = Strike(query=waits.query, table=str(self._tables[oid]), rows=0, waited=waited, refused=why)
         if all((s.query, s.table, s.refused) != (strike.query, strike.table, why) for s in self.strikes):
             self.strikes.append(strike)
         return True
 
+    def _cancel(self, watch: Connection, pid: int) -> bool:
+        try:
+            watch.execute("select pg_cancel_backend(%s)", [pid])
+        except psycopg.errors.InsufficientPrivilege:
+            return False
+        return True
+
+    def _adopt(self, watch: Connection, holding: Holding) -> None:
+        """Hold tables, partitions above all, that were made since."""
+        new = {t.oid: t for t in self._find(watch) if t.oid not in self._tables and t.kind is not Kind.FOREIGN}
+        self._tables |= new
+        holding.outside |= new
+        self._look_again_at = time.monotonic() + _ADOPTION
+
     def _note_regained(self, regained: Mapping[int, Standing]) -> None:
         """A table that is held again with the file that it had lost nothing meanwhile."""
         for oid, now in regained.items():
-            if now.file == self._files[oid]:
+            if now.file == self._files.setdefault(oid, now.file):
                 self.gaps.pop(oid, None)
             else:
                 self._rewritten.add(oid)

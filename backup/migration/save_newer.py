@@ -1,15 +1,17 @@
 """What the backup's snapshot did not show of a table, saved at the moment when a statement is about to take it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from psycopg import sql
 
+from backup.errors import BackupError
 from backup.migration.guard import Saved
 from backup.postgres.fingerprint import count_and_fingerprint
 from backup.postgres.newer import Horizon, newer_than
 from backup.postgres.snapshot import Count
-from backup.postgres.tables import Connection, Kind, Table, same_columns
+from backup.postgres.tables import Connection, Kind, Table, find_tables_by
 from backup.session.delta import DeltaWriter, copied_columns
 
 
@@ -22,35 +24,64 @@ class SaveNewer:
     counts: Mapping[int, Count]
 
     def __call__(self, connection: Connection, table: Table, now: Table, rewritten: bool) -> Saved:
-        """Save the rows that are newer; the whole table where others were changed since, so that they alone are not it.
+        """Save the rows that are newer; without a key, and rewritten since, all of them.
 
-        `rows then + newer rows = rows now` holds if and only if no row of then was updated or deleted.
+        `rows then + newer rows = rows now` holds if and only if no row of then was updated or deleted. Where it does
+        not, the newer rows are merged into those of the backup by their key: new versions take the place of old ones,
+        and what was deleted comes back, for it may be the migration that did it.
 
         Raises:
             BackupError: they could not be written.
         """
         if table.kind is not Kind.ORDINARY:
             return Saved(rows=0)
-        if not same_columns(connection, table):
-            return Saved(rows=0, missed="its columns were changed, so what was written to it after that was not saved")
+        [there] = find_tables_by(connection, [table.oid], [])
+        known = table.oid in self.counts
+        changed = {(c.name, c.type) for c in there.columns} != {(c.name, c.type) for c in table.columns}
         where = newer_than(self.horizon, table)
-        rows, fingerprint = self._look(connection, now, where)
-        newer = _rows(fingerprint)
-        whole = rewritten or self.counts[table.oid].rows + newer != rows
+        # Without a key nothing tells a row that was copied, by ALTER or VACUUM FULL, from one that is new.
+        whole = known and not table.key and (rewritten or self.horizon.noted[table.oid] is None)
         if whole:
             where = sql.SQL("true")
-            newer, fingerprint = self._look(connection, now, where)
-        if newer:
-            columns = sql.SQL(", ").join(map(sql.Identifier, copied_columns(table)))
-            query = sql.SQL("copy (select {} from only {} where {}) to stdout").format(columns, now.identifier, where)
-            with connection.cursor().copy(query) as copied:
-                self.writer.save(table, map(bytes, copied), rows=newer, fingerprint=fingerprint, whole=whole)
-        return Saved(rows=newer)
+        rows, fingerprint = self._look(connection, replace(now, columns=there.columns), where)
+        added = known and self.counts[table.oid].rows + _rows(fingerprint) == rows and not rewritten
+        newer = _rows(fingerprint)
+        if not newer:
+            return Saved(rows=0)
+        if known and not changed:
+            with self._copied(connection, now, copied_columns(table), where) as chunks:
+                self.writer.save(
+                    table, chunks, rows=newer, fingerprint=fingerprint, merged=whole or (bool(table.key) and not added)
+                )
+            return Saved(rows=newer)
+        columns = copied_columns(there)
+        with self._copied(connection, now, columns, where) as chunks:
+            file = self.writer.keep_aside(now, columns, chunks)
+        why = "its columns were changed meanwhile" if known else "it was made after the backup"
+        return Saved(rows=newer, missed=f"{why}, so no restore brings back by itself what {file} in the delta holds")
+
+    @contextmanager
+    def _copied(
+        self, connection: Connection, table: Table, columns: Sequence[str], where: sql.Composable
+    ) -> Iterator[Iterator[bytes]]:
+        """COPY's text of the rows."""
+        query = sql.SQL("copy (select {} from only {} where {}) to stdout").format(
+            sql.SQL(", ").join(map(sql.Identifier, columns)), table.identifier, where
+        )
+        with connection.cursor() as cursor, cursor.copy(query) as copied:
+            yield map(bytes, copied)
 
     def _look(self, connection: Connection, table: Table, where: sql.Composable) -> tuple[int, str]:
         columns = [column.name for column in table.columns]
-        row = connection.execute(count_and_fingerprint(table.identifier, columns, where)).fetchone()
-        assert row is not None  # noqa: S101 - an aggregate has one row
+        name = table.identifier.as_string(connection)
+        query = count_and_fingerprint(table.identifier, columns, where)
+        row = connection.execute(
+            sql.SQL("select rows, hash, to_regclass({}) = {}::pg_catalog.oid from ({}) as x (rows, hash)").format(
+                name, table.oid, query
+            )
+        ).fetchone()
+        if row is None or not row[2]:  # a schema changes its name without a lock on its tables
+            raise BackupError(f"{table} is another table now")
         return row[0], row[1]
 
 

@@ -1,5 +1,6 @@
 """Tables that are held by several connections together, hand over hand, so that one can be let go alone."""
 
+import select
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +24,8 @@ class Holding:
     to be held on; it never waits for that, because who waits for a lock while he holds one can be part of a
     deadlock. `outside` are the tables that were let go and may come back. A connection that holds nothing stands in
     the queue for each from before it is let go, so that it is ours again when the transaction that took it ends.
+    A queue is for a name: `slipped` are those that outlived their statement under another one, and then were gone
+    before we could hold them again.
     """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
@@ -30,6 +33,8 @@ class Holding:
         self._watch = connect()
         self._holders = [Holder(connect()) for _ in range(1 + _READY)]
         self.outside: dict[int, Table] = {}
+        self.slipped: set[int] = set()
+        self._astray: set[int] = set()
 
     @property
     def pids(self) -> frozenset[int]:
@@ -39,7 +44,7 @@ class Holding:
     @property
     def broken(self) -> bool:
         """Whether one of the connections is lost."""
-        return any(holder.connection.closed for holder in self._holders)
+        return self._watch.closed or any(holder.connection.closed for holder in self._holders)
 
     @property
     def held(self) -> dict[int, Table]:
@@ -50,23 +55,29 @@ class Holding:
         """Hold the tables; False where one of them cannot be had within so many seconds."""
         return self._main.add({table.oid: table for table in tables}, timeout=timeout)
 
-    def let_go(self, oids: Collection[int], save: Callable[[Connection, int], None]) -> bool:
+    def let_go(self, oids: Collection[int], save: Callable[[Connection, Table], None]) -> bool:
         """Let go of these tables and hold all others on; False where that is not possible at the moment.
 
-        `save` is called for each table, with a connection that holds it, when nothing but what it raises keeps
-        us from letting go.
+        `save` is called for each table, under the name that it has now and with a connection that holds it, when
+        nothing but what it raises keeps us from letting go.
         """
         letting = [holder for holder in self._holders if holder.held.keys() & set(oids)]
         with_others = {oid for holder in self._holders if holder not in letting for oid in holder.held}
         if not self._pass_on(letting, {*oids, *with_others}):
             return False
-        tables = {oid: (holder, table) for holder in letting for oid, table in holder.held.items() if oid in oids}
+        standing = find_standing(self._watch, oids)
+        tables = {
+            oid: (holder, _named(table, standing[oid]))
+            for holder in letting
+            for oid, table in holder.held.items()
+            if oid in oids
+        }
         queued = self._stand_in_queue(table for _, table in tables.values())
         try:
-            for oid, (holder, _) in tables.items():
+            for holder, table in tables.values():
                 # A failure inside of a savepoint leaves the locks that were taken before it.
                 with holder.connection.transaction():
-                    save(holder.connection, oid)
+                    save(holder.connection, table)
         except BaseException:
             for holder in queued:
                 holder.let_go()
@@ -92,6 +103,10 @@ class Holding:
         if not self.outside:
             return {}
         standing = find_standing(self._watch, list(self.outside))
+        self.slipped |= self._astray - standing.keys()
+        self._astray |= {holder.missed.oid for holder in self._holders if holder.missed} & standing.keys()
+        for holder in self._holders:
+            holder.missed = None
         self.outside = {oid: _named(self.outside[oid], now) for oid, now in standing.items()}
         awaited = {holder.awaited.oid for holder in self._holders if holder.awaited}
         free = {o: t for o, t in self.outside.items() if o not in back | awaited and not standing[o].taken}
@@ -100,11 +115,16 @@ class Holding:
         else:
             back |= {oid for oid, table in free.items() if self._main.add({oid: table})}
         self.outside = {oid: table for oid, table in self.outside.items() if oid not in back}
+        self._astray -= back | self.slipped
         self._merge()
         awaited = {holder.awaited.oid for holder in self._holders if holder.awaited}
         self._stand_in_queue(table for oid, table in self.outside.items() if oid not in awaited)
         self._make_ready()
         return {oid: standing[oid] for oid in back if oid in standing}
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long, or until a table that we stand in the queue for may be ours."""
+        select.select([holder.connection for holder in self._holders if holder.awaited], [], [], seconds)
 
     def look_again(self) -> None:
         """Learn the names that the tables have by now: that of a schema changes without a lock on its tables."""

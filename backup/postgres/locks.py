@@ -1,5 +1,6 @@
 """Locks of ours on tables, and who waits for them."""
 
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -28,14 +29,17 @@ from pg_class c join pg_namespace n on n.oid = c.relnamespace left join taken t 
 where c.oid = any(%s::oid[])
 """
 
-# Who is idle has his lock already.
+# Who is idle after a LOCK TABLE has his lock already; after anything else it has not come to that yet.
 _QUEUED = """
 select count(*) from pg_stat_activity a
-where a.pid = any(%s) and (a.state = 'idle in transaction'
+where a.pid = any(%s) and (a.state = 'idle in transaction' and a.query like 'lock table%%'
                            or exists (select from pg_locks l where l.pid = a.pid and not l.granted))
 """
 
-_LOOKS = 100
+_NAMED = "select n, to_regclass(n)::oid::int8 from unnest(%s::text[]) with ordinality as x (n, place) order by place"
+
+_LOOKS, _LOOK = 2000, 0.001
+"""How often, and after how many seconds each, to look whether somebody stands in a queue."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,7 @@ def wait_until_queued(connection: Connection, pids: Collection[int]) -> None:
         row = connection.execute(_QUEUED, [list(pids)]).fetchone() if pids else None
         if row is None or row[0] == len(pids):
             return
+        time.sleep(_LOOK)
 
 
 class Holder:
@@ -106,6 +111,7 @@ class Holder:
         self.pid = connection.info.backend_pid
         self.held: dict[int, Table] = {}
         self.awaited: Table | None = None
+        self.missed: Table | None = None
 
     @property
     def free(self) -> bool:
@@ -129,12 +135,15 @@ class Holder:
             if timeout is not None:
                 self.connection.execute(sql.SQL("set local lock_timeout = {}").format(max(1, int(timeout * 1000))))
             self.connection.execute(_lock(tables.values(), nowait=timeout is None))
+            locked = self._are_named(tables.values())
         except (
             psycopg.errors.LockNotAvailable,
             psycopg.errors.UndefinedTable,
             psycopg.errors.InvalidSchemaName,
             psycopg.errors.WrongObjectType,
         ):
+            locked = False
+        if not locked:
             self.connection.execute("rollback to savepoint one")
             return False
         self.connection.execute("release savepoint one")
@@ -163,7 +172,10 @@ class Holder:
         self.awaited = table
 
     def arrived(self) -> Table | None:
-        """The table that was waited for, once it is ours; None while it is not, and when it is gone for good."""
+        """The table that was waited for, once it is ours; None while it is not, and when it never will be.
+
+        `missed` is it then where the name has become another table's meanwhile, so that the queue led astray.
+        """
         pgconn = self.connection.pgconn
         pgconn.consume_input()
         if self.awaited is None or pgconn.is_busy():
@@ -172,11 +184,18 @@ class Holder:
         locked = True
         while result := pgconn.get_result():
             locked = locked and result.status == pq.ExecStatus.COMMAND_OK
-        if not locked:
-            self.connection.execute("rollback to savepoint one")
-            return None
-        self.held[table.oid] = table
-        return table
+        if locked and self._are_named([table]):
+            self.held[table.oid] = table
+            return table
+        self.connection.execute("rollback to savepoint one")
+        self.missed = table
+        return None
+
+    def _are_named(self, tables: Iterable[Table]) -> bool:
+        """Whether the names led to these tables: LOCK TABLE looks them up, and others may have them by now."""
+        names = {table.identifier.as_string(self.connection): table.oid for table in tables}
+        found = self.connection.execute(_NAMED, [list(names)]).fetchall()
+        return found == list(names.items())
 
 
 def _lock(tables: Iterable[Table], *, nowait: bool) -> sql.Composed:

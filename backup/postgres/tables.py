@@ -205,12 +205,6 @@ def find_obstacles(connection: Connection, tables: tuple[Table, ...]) -> tuple[O
     return tuple(Obstacle(table=by_oid[oid], cause=cause) for oid, cause in rows if cause)
 
 
-def same_columns(connection: Connection, table: Table) -> bool:
-    """Whether the table still has all these columns, by name and type."""
-    now = {name: type_ for _, _, name, type_, *_ in connection.execute(_COLUMNS, [[table.oid]])}
-    return all(now.get(column.name) == column.type for column in table.columns)
-
-
 def missing_schemas(connection: Connection, schemas: Schemas) -> tuple[str, ...]:
     """The configured schemas that the database does not have."""
     if schemas == "*":

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -55,7 +55,7 @@ class DeltaWriter:
             raise BackupError(f"{session.path} cannot be read: {error}") from error
 
     def save(
-        self, table: Table, chunks: Iterable[bytes | memoryview], *, rows: int, fingerprint: str, whole: bool
+        self, table: Table, chunks: Iterable[bytes | memoryview], *, rows: int, fingerprint: str, merged: bool
     ) -> None:
         """Save rows of a table; when this returns, they are on the disk.
 
@@ -64,14 +64,14 @@ class DeltaWriter:
             chunks: COPY's text (UTF-8, default format) of its `copied_columns`; always read to their end.
             rows: how many the server counted.
             fingerprint: what the server computed of just these rows, in the same transaction.
-            whole: these are all the rows of the table; else those alone that the snapshot did not show.
+            merged: other rows were updated or deleted since, so that these are not just to be added; see `Part`.
 
         Raises:
             BackupError: they could not be saved; what was saved before is as it was.
         """
         new: list[Path] = []
         try:
-            self._save(table, chunks, rows=rows, fingerprint=fingerprint, whole=whole, new=new)
+            self._save(table, chunks, rows=rows, fingerprint=fingerprint, merged=merged, new=new)
         except BaseException as error:
             for path in new:
                 path.unlink(missing_ok=True)
@@ -84,6 +84,33 @@ class DeltaWriter:
                 ) from error
             raise
 
+    def keep_aside(self, table: Table, columns: Sequence[str], chunks: Iterable[bytes | memoryview]) -> str:
+        """Save rows that no restore can bring in by itself, for a person; the name of the file.
+
+        Args:
+            table: the table, under the name that it has now.
+            columns: what COPY carries.
+            chunks: COPY's text.
+
+        Raises:
+            BackupError: they could not be saved.
+        """
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            number = len(list(self._folder.glob(f"*.{table.oid}.*.aside.sql"))) + 1
+            stem = file_names([(table.schema, table.name)])[0].removesuffix(".sql")
+            path = self._folder / f"{stem}.{table.oid}.{number}.aside.sql"
+            with _open(path) as file:
+                file.write(copy_statement(table, columns).encode())
+                file.writelines(chunks)
+                file.write(_END)
+                file.flush()
+                os.fsync(file.fileno())
+            self._publish(self._delta, [])
+        except OSError as error:
+            raise BackupError(f"Rows of {table} could not be written: {error.strerror} ({self._folder}).") from error
+        return path.name
+
     def _save(
         self,
         table: Table,
@@ -91,13 +118,13 @@ class DeltaWriter:
         *,
         rows: int,
         fingerprint: str,
-        whole: bool,
+        merged: bool,
         new: list[Path],
     ) -> None:
         delta, columns = self._delta, copied_columns(table)
         former = delta.of(table.oid)
         saved = former[-1] if former else None
-        kind: Literal["newer", "whole"] = "whole" if whole else "newer"
+        kind: Literal["newer", "merged"] = "merged" if merged else "newer"
         if not rows or (
             saved is not None
             and (saved.kind, saved.columns, saved.rows, saved.fingerprint) == (kind, columns, rows, fingerprint)

@@ -19,13 +19,15 @@ _WAY_OUT = "restore --without-delta brings back the session alone, which does no
 class Part(BaseModel):
     """Rows of a table that were saved at one moment, in a file that psql reads.
 
-    `newer` are the rows that the snapshot did not show: with the session's they are the table as it was.
-    `whole` is the whole table as it was then. `fingerprint` is what the server computed of just these rows.
+    `newer` are the rows that the snapshot did not show: with the session's they are the table as it was. `merged`
+    rows take the place of the session's rows of the same key, or are added where there is none; without a key they
+    are all rows of the table, and as many of them are added as it has more of. `fingerprint` is what the server
+    computed of just these rows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["newer", "whole"]
+    kind: Literal["newer", "merged"]
     file: str
     sha256: str
     bytes: int

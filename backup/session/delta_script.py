@@ -28,12 +28,12 @@ def copy_statement(table: Table, columns: Sequence[str]) -> str:
 
 
 def apply_delta(table: Table, parts: Sequence[Part]) -> str:
-    """The script of a table's delta: first the newer rows are added, then the whole tables brought in.
+    """The script of a table's delta: first the newer rows are added, then the others merged.
 
     Parts of newer rows are united before: an earlier one may hold rows that somebody deleted since.
     """
     newer = [part for part in parts if part.kind == "newer"]
-    whole = [part for part in parts if part.kind == "whole"]
+    merged = [part for part in parts if part.kind == "merged"]
     lines = [
         f"-- The delta of {one_line(str(table))}: read by the session's files alone.\n",
         f"SELECT pg_catalog.count(*) AS cdc_before FROM ONLY {_name(table)} \\gset\n\\set cdc_changed 0\n",
@@ -43,7 +43,7 @@ def apply_delta(table: Table, parts: Sequence[Part]) -> str:
         for part in newer[1:]:
             lines += [*_load(table, part, _NEWER), *_unite(table, _NEWER)]
         lines += [_insert(table, _BENEATH, f"FROM ONLY {_name(table)}"), _drop(table, _BENEATH), _prove_sum(table)]
-    for part in whole:
+    for part in merged:
         lines += [*_load(table, part, _BENEATH), *_unite(table, _BENEATH)]
     lines += [
         f"SELECT pg_catalog.count(*) - :cdc_before AS cdc_more FROM ONLY {_name(table)} \\gset\n",
@@ -103,7 +103,11 @@ def summarize_delta(delta: Delta, manifest: Manifest) -> str:
     known = {table.oid for table in manifest.tables}
     for table in delta.tables:
         for part in table.parts:
-            what = "newer than the backup" if part.kind == "newer" else "the whole table as it was"
+            what = (
+                "newer than the backup"
+                if part.kind == "newer"
+                else "newer, some of them in the place of rows of the backup"
+            )
             lines.append(f"  {one_line(table.qualified)}  {part.rows:,} rows  {what}  {part.file}")
         if table.oid not in known:
             lines.append("    the backup does not have this table, so that no restore brings these rows back")

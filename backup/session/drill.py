@@ -85,7 +85,7 @@ def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs:
 def _prove_delta(session: Session, database: Database, clients: Clients, drilled: Sequence[DrilledTable]) -> bool:
     """Drop the tables, restore them with the delta, and compare with what it says; whether there is a delta.
 
-    Of newer rows alone it is known what the table must be. That all rows of a whole one are back, the restore
+    Of newer rows alone it is known what the table must be. That all merged rows are back, the restore
     itself has looked at.
     """
     delta = read_delta(session.path)
