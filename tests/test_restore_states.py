@@ -689,7 +689,7 @@ def test_tables_that_share_a_sequence_come_back_whoever_of_them_is_gone(
     before = everything(database)
     session = proven(database, tmp_path)
     for loss in losses:
-        for bring in ("missing", "replace", "by hand"):
+        for bring in ("by hand", "replace" if loss is losses[-1] else "missing"):
             database.execute(sql.SQL(loss))
             if bring == "by hand":
                 restore_well(database, session.path / "restore.sql")
