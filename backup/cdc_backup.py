@@ -1,7 +1,7 @@
 """The one orchestration that the recipes and a Python caller share: look, back up, migrate, judge."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,12 +16,11 @@ from backup.errors import (
     ProcessError,
     UsageError,
 )
-from backup.foresee import foresee
+from backup.foresee import foresee, is_rehearsed, refuse_strike
 from backup.init import initialise
 from backup.listing import show_sessions
 from backup.migration.command import MigrationCommand
-from backup.migration.rehearsal import TIME_LIMIT, Stage
-from backup.migration.verdict import Change
+from backup.migration.rehearsal import TIME_LIMIT, Forecast, Stage
 from backup.postgres.clients import Clients, find_clients
 from backup.postgres.database import Database
 from backup.postgres.scratch import scratch_database
@@ -95,8 +94,11 @@ class CDCBackup:
 
     def prepare(
         self, commands: Sequence[MigrationCommand] = (), *, ask: bool, rehearse: Rehearse | None = None
-    ) -> Mapping[int, Change]:
-        """Look what is there, rehearse the migration, say what is at risk, ask or not, back up.
+    ) -> Forecast | None:
+        """Look what is there, back up, rehearse the migration, say what is at risk, ask or not.
+
+        A rehearsal comes after the backup, because it runs the migration command: where that reaches the real
+        database even so, everything is in the session. Without a rehearsal the question comes first.
 
         Args:
             commands: what is going to be run; without any there is nothing to rehearse.
@@ -104,7 +106,7 @@ class CDCBackup:
             rehearse: as the configuration has it, unless given.
 
         Returns:
-            By OID, what somebody agreed to that it becomes of a table.
+            The forecast that somebody agreed to.
 
         Raises:
             DeclinedError: the answer was no.
@@ -117,22 +119,18 @@ class CDCBackup:
         return self._prepare((), commands, how, ask=ask, question="Back them up and go on?", migrating=True)
 
     def rehearse(self, command: MigrationCommand) -> None:
-        """Run a command on a scratch copy of the database, and say what it would do to the CDC tables.
+        """Back up, run a command on a scratch copy of the database, and say what it would do to the CDC tables.
 
         Raises:
             MigrationError: it fails there.
-            BackupError: no forecast could be made.
+            BackupError: it was not backed up, or no forecast could be made.
         """
         command.check()
-        server_version = self._look(self._database, (), migrating=True)
+        self._refuse_disabled()
+        self._prepare((), (command,), Rehearse.ON, ask=False, question="", migrating=True)
         if self._dry:
             self._report.say(f"Would rehearse: {command}")
-            self.result.status = Status.DRY_RUN
-        elif not self.result.tables:
-            self.result.status = Status.NOTHING_TO_BACK_UP
-        else:
-            stage = self._stage(find_clients(self._database, server_version))
-            foresee((command,), stage, Rehearse.ON, report=self._report, result=self.result)
+        elif self.result.tables:
             self.result.status = Status.REHEARSED
 
     def run_safe(
@@ -163,16 +161,16 @@ class CDCBackup:
             command.check()
         if not without_backup:
             self._refuse_disabled()
-        announced: Mapping[int, Change] = {}
+        agreed: Forecast | None = None
         with self._files_told(before):
             if before and not self._dry:
-                self._safe_run({}).run_before(before)
+                self._safe_run(None).run_before(before)
             try:
                 if without_backup:
                     self._report.warn("Without a backup, as you said: what this destroys cannot be brought back.")
                     self._look(self._database, (), migrating=True)
                 else:
-                    announced = self.prepare(commands, ask=ask, rehearse=rehearse)
+                    agreed = self.prepare(commands, ask=ask, rehearse=rehearse)
                 catalog = look_at_catalog(self._database) if any(command.is_drizzle for command in commands) else ""
             except BackupError as error:
                 if "not started" not in error.untouched:
@@ -182,13 +180,13 @@ class CDCBackup:
             for command in everything:
                 self._report.say(f"Would run: {command}")
             return
-        self._safe_run(announced).run(commands, catalog)
+        self._safe_run(agreed).run(commands, catalog)
 
-    def _safe_run(self, announced: Mapping[int, Change]) -> SafeRun:
+    def _safe_run(self, agreed: Forecast | None) -> SafeRun:
         return SafeRun(
             database=self._database,
             settings=self.settings,
-            announced=announced,
+            agreed=agreed,
             restore=f"{self._program}restore",
             named=self._named,
             report=self._report,
@@ -201,10 +199,12 @@ class CDCBackup:
         before = _sql_files(command.directory) if command else set()
         try:
             yield
-        except CDCBackupError as error:
+        except (CDCBackupError, KeyboardInterrupt) as error:
             left = sorted(str(file) for file in _sql_files(command.directory) - before) if command else []
             if left:
-                error.untouched = f"{error.untouched}\n`{command}` left {', '.join(left)}.".strip()
+                self.result.left = f"`{command}` left {', '.join(left)}."
+            if left and isinstance(error, CDCBackupError):
+                error.untouched = f"{error.untouched}\n{self.result.left}".strip()
             raise
 
     def restore(
@@ -358,8 +358,8 @@ class CDCBackup:
         ask: bool,
         question: str,
         migrating: bool,
-    ) -> Mapping[int, Change]:
-        database, foreseen, asks = self._database, dict[int, Change](), False
+    ) -> Forecast | None:
+        database, forecast, asks = self._database, None, False
         server_version = self._look(database, names, migrating=migrating)
         if self._dry:
             self._report.say(f"Would back up into {self.settings.path}")
@@ -368,15 +368,24 @@ class CDCBackup:
             self.result.status = Status.NOTHING_TO_BACK_UP
         else:
             clients = find_clients(database, server_version)
-            if commands:
-                foreseen = foresee(commands, self._stage(clients), how, report=self._report, result=self.result)
+            first = is_rehearsed(commands, how)
             self._report.say(f"The backup will go to {self.settings.path}")
+            if first:
+                self._back_up(database, names, clients)
+            if commands:
+                forecast = foresee(commands, self._stage(clients), how, report=self._report, result=self.result)
+            if first:
+                refuse_strike(database, commands, self._program, self._report, self.result)
             asks = ask and self.settings.mode is Mode.PROMPT and self._report.attended
-            if asks and not self._report.ask(question):
-                raise DeclinedError("The answer was no.", untouched="Nothing was backed up, nothing was started.")
-            self._back_up(database, names, clients)
+            if asks and not self._report.ask("Go on?" if first else question):
+                kept = (
+                    f"The backup {self.result.session.path} stays." if self.result.session else "Nothing was backed up."
+                )
+                raise DeclinedError("The answer was no.", untouched=f"Nothing was started. {kept}")
+            if not first:
+                self._back_up(database, names, clients)
         # Who is neither asked nor said so before has agreed to nothing.
-        return foreseen if asks or not ask else {}
+        return forecast if asks or not ask else None
 
     def _stage(self, clients: Clients) -> Stage:
         settings, url = self.settings, database_url(self.settings)

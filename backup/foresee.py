@@ -1,14 +1,18 @@
 """The rehearsal as part of a run: whether there is one, what it showed in words, and what ends the run."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from urllib.parse import quote, quote_plus
 
 from backup.errors import BackupError, MigrationError
 from backup.migration.command import MigrationCommand, without_passwords
 from backup.migration.redirect import Tool, tool_of
 from backup.migration.rehearsal import Forecast, Stage, nothing_known, rehearse
-from backup.migration.verdict import Change, Verdict
+from backup.migration.verdict import Change, Verdict, judge
+from backup.postgres.database import Database
 from backup.report import Report, plural, visible
 from backup.result import Result
+from backup.session.sidecar import Verdict as Record
 from backup.settings import Rehearse
 
 _LINES_SHOWN = 40
@@ -22,18 +26,15 @@ def foresee(
     *,
     report: Report,
     result: Result,
-) -> dict[int, Change]:
+) -> Forecast | None:
     """Rehearse what is to be run, and say what it would do to the CDC tables.
-
-    Returns:
-        What was said to become of a table, by its OID; nothing of one that is safe or that nobody knows of.
 
     Raises:
         MigrationError: the command does not do its work on the scratch database.
         BackupError: it reached the real database, or there is no forecast although `how` is `on`.
     """
     if how is Rehearse.OFF:
-        return {}
+        return None
     command = commands[-1]
     if reason := _not_tried(commands, how):
         forecast = nothing_known(command, stage.tables, stage.counts, reason)
@@ -45,23 +46,49 @@ def foresee(
     if forecast.unknown and how is Rehearse.ON:
         raise BackupError(
             f"There is no forecast of `{command}`: {forecast.unknown}.",
-            untouched="The migration was not started, and nothing was backed up.",
+            untouched="The migration was not started.",
             remedy=_GO_ON,
         )
     if forecast.failure:
-        secret = stage.database.parameters.get("password") or "\0"
-        said = without_passwords(forecast.output.replace(secret, "***")).rstrip().split("\n")
-        report.say("\n".join(said[-_LINES_SHOWN:]))
+        said = forecast.output
+        if secret := stage.database.parameters.get("password"):
+            for form in {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}:
+                said = said.replace(form, "***")
+        report.say("\n".join(without_passwords(said).rstrip().split("\n")[-_LINES_SHOWN:]))
         raise MigrationError(
             f"In the rehearsal, {forecast.failure}",
             untouched="The real database was not touched.",
             remedy=f"Correct the migration. {_GO_ON}",
         )
-    return {
-        table.oid: verdict.change
-        for table, verdict in zip(stage.tables, forecast.verdicts, strict=True)
-        if verdict in forecast.losses
-    }
+    return forecast
+
+
+def is_rehearsed(commands: Sequence[MigrationCommand], how: Rehearse) -> bool:
+    """Whether there is going to be a rehearsal."""
+    return bool(commands) and how is not Rehearse.OFF and not _not_tried(commands, how)
+
+
+def refuse_strike(
+    database: Database, commands: Sequence[MigrationCommand], program: str, report: Report, result: Result
+) -> None:
+    """End the run where rows of the real CDC tables are gone or changed after a rehearsal of theirs.
+
+    Raises:
+        BackupError: they are; they are in the session, and what brings them back is in the message.
+    """
+    verdicts = judge(database, result.tables, result.counts, {}, horizon=result.horizon)
+    struck = [v for v in verdicts if v.is_loss]
+    if not struck or result.session is None:
+        return
+    names = {f"{v.schema}.{v.name}": v.change.value for v in struck}
+    Record(moment=datetime.now(UTC), command=f"rehearsal of {commands[-1]}", destroyed=names).write(result.session.path)
+    report.table(("table", "change", ""), [(f"{v.schema}.{v.name}", v.change, v.detail) for v in struck])
+    raise BackupError(
+        f"Since the backup, and while `{commands[-1]}` was rehearsed, CDC tables of the real database {database} were "
+        f"struck: {', '.join(names)}. Either the command reached for it, or somebody else did that.",
+        untouched="The migration was not started. Everything is in the session.",
+        remedy=f"{program}restore --session {result.session.name} brings it back. {_GO_ON}",
+    )
 
 
 def _not_tried(commands: Sequence[MigrationCommand], how: Rehearse) -> str:
@@ -79,6 +106,8 @@ def _tell(forecast: Forecast, report: Report) -> None:
     report.say(f"Rehearsed in {forecast.seconds:.1f} s on {forecast.place}:")
     if forecast.losses:
         report.warn(f"  {sentence(forecast)}")
+    for fault in forecast.faults:
+        report.warn(f"  {fault.sentence}")
     for verdict in forecast.at_risk:
         report.warn(f"  At risk: {_name(verdict)}, because {verdict.detail}.")
     if forecast.safe:

@@ -81,8 +81,11 @@ def _what_interrupted_leaves(result: Result) -> str:
     if result.plan is not None:
         return "Interrupted. A restore is one transaction, all or nothing: restore --dry-run says whether it is done."
     if result.session:
-        return f"Interrupted. The session {result.session.path} is complete; no migration was started."
-    return "Interrupted. No session was published, no migration was started; the database was only read."
+        kept = f"The session {result.session.path} is complete"
+        return f"Interrupted. {kept}; no migration was started. {result.left}".strip()
+    return (
+        "Interrupted. No session was published, no migration was started; the database was only read. " + result.left
+    ).strip()
 
 
 @contextmanager

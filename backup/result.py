@@ -131,6 +131,7 @@ class Result:
     gaps: dict[int, str] = field(default_factory=dict)
     unguarded: dict[str, str] = field(default_factory=dict)
     forecast: Forecast | None = None
+    left: str = ""
     verdict: tuple[Verdict, ...] | None = None
     faults: tuple[Fault, ...] = ()
     drill: Drill | None = None

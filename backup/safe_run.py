@@ -1,15 +1,16 @@
 """The migration itself: run, judged by the catalog, told, with the way back where something is lost."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from backup.errors import BackupError, DatabaseError, DestroyedError, MigrationError
 from backup.migration.command import Attended, MigrationCommand
 from backup.migration.drizzle import Outcome, judge_drizzle
 from backup.migration.faults import Part, find_faults, machinery_before
-from backup.migration.verdict import Change, judge
+from backup.migration.rehearsal import Forecast
+from backup.migration.verdict import Change, Verdict, judge
 from backup.postgres.catalog import digest_catalog
 from backup.postgres.database import Database
 from backup.postgres.machinery import Machinery
@@ -35,14 +36,14 @@ def look_at_catalog(database: Database) -> str:
 class SafeRun:
     """A run of migration commands over the tables of `result`, after their backup.
 
-    `announced` is by OID what a person was told before that would become of a table: that is no loss then.
+    `agreed` is the forecast that a person agreed to: what goes as it said is no loss.
     `restore` is what a person types to restore, `named` the options that lead to the same configuration. `patience`
     is how many seconds are waited for statements that the migration left running, and for locks.
     """
 
     database: Database
     settings: Settings
-    announced: Mapping[int, Change]
+    agreed: Forecast | None
     restore: str
     named: tuple[str, ...]
     report: Report
@@ -57,6 +58,7 @@ class SafeRun:
         """
         if failure := self._migrate([command], look_at_catalog(self.database)):
             raise MigrationError(failure, untouched="No migration was started, and nothing was backed up.")
+        self.result.ran.clear()  # it was no migration
 
     def run(self, commands: Sequence[MigrationCommand], catalog: str) -> None:
         """Run the commands one after the other, and judge what they did; `catalog` is as it was before.
@@ -65,7 +67,7 @@ class SafeRun:
             MigrationError: a command failed, or did not do its work.
             DestroyedError: CDC data is gone; the message has the command that brings it back.
         """
-        result = self.result
+        result, announced = self.result, self._announced()
         try:
             machinery = machinery_before(self.database, result.tables)
             self._keep_verdict(VerdictRecord(moment=datetime.now(UTC), command=_shown(commands), destroyed=None))
@@ -76,21 +78,24 @@ class SafeRun:
             raise BackupError(
                 f"Nothing can be written beside the session: {error}.", untouched="The migration was not started."
             ) from error
-        with stand_guard(self.database, self.settings, frozenset(self.announced), result, self.report):
+        with stand_guard(self.database, self.settings, frozenset(announced), result, self.report):
             failure = self._migrate(commands, catalog)
             unfinished = self._wait(machinery)
         verdict = result.verdict = judge(
             self.database,
             result.tables,
             result.counts,
-            self.announced,
+            announced,
             safe=self._safe(),
             horizon=result.horizon,
+            fingerprints=self._fingerprints(),
             gaps=result.gaps,
             unfinished=unfinished,
             lock_timeout=1 if unfinished else self.patience,
         )
-        result.faults = find_faults(self.database, machinery, result.tables, verdict) if verdict else ()
+        faults = find_faults(self.database, machinery, result.tables, verdict) if verdict else ()
+        told = {fault.sentence for fault in self.agreed.faults} if self.agreed else set()
+        result.faults = tuple(replace(f, is_loss=False) if f.sentence in told else f for f in faults)
         losses = [v for v in verdict if v.is_loss]
         try:
             self._keep_verdict(
@@ -109,10 +114,20 @@ class SafeRun:
             self.report.warn(f"The verdict could not be written beside the session: {error}")
         self._conclude(failure)
 
+    def _announced(self) -> dict[int, Verdict]:
+        """What a person agreed to that it becomes of tables, by OID."""
+        told = {(v.schema, v.name): v for v in self.agreed.losses} if self.agreed else {}
+        return {t.oid: told[t.schema, t.name] for t in self.result.tables if (t.schema, t.name) in told}
+
     def _safe(self) -> frozenset[int]:
         """The tables that the rehearsal of this migration left as they were."""
         safe = {(v.schema, v.name) for v in self.result.forecast.safe} if self.result.forecast else set()
         return frozenset(table.oid for table in self.result.tables if (table.schema, table.name) in safe)
+
+    def _fingerprints(self) -> dict[int, str]:
+        """What the drill saw of each table, by OID."""
+        seen = {(t.schema_name, t.name): t.fingerprint for t in self.result.drill.tables} if self.result.drill else {}
+        return {t.oid: seen[t.schema, t.name] for t in self.result.tables if (t.schema, t.name) in seen}
 
     def _keep_verdict(self, record: VerdictRecord) -> None:
         """Put beside the session what its migration destroyed."""
@@ -183,6 +198,12 @@ class SafeRun:
         for fault in self.result.faults:
             say = self.report.fail if fault.part is Part.WRITES_FAIL else self.report.warn
             (say if fault.is_loss else self.report.say)(fault.sentence)
+        announced = {(v.schema, v.name) for v in self._announced().values()}
+        for v in verdict:
+            if (v.schema, v.name) in announced and v.change is Change.UNTOUCHED:
+                self.report.warn(
+                    f"{v.schema}.{v.name} was to be struck, and was not: did the command reach this database?"
+                )
         lost = [v for v in verdict if v.is_loss and not v.announced]
         faults = [fault for fault in self.result.faults if fault.is_loss]
         sentence = sentence_of(verdict, faults)

@@ -208,6 +208,29 @@ def test_what_is_written_after_the_restore_gets_numbers_that_no_row_of_the_delta
     assert (keyed, empty, parts) == ((7,), (3,), (6,))
 
 
+def test_a_shared_sequence_goes_on_behind_the_rows_of_every_tables_delta(
+    database: FreshDatabase, tmp_path: Path
+) -> None:
+    database.execute("""
+        create sequence loose; create table _cdc_a (id serial); create table _cdc_p (id serial) partition by list (id);
+        create table _cdc_p_1 partition of _cdc_p default;
+        create table _cdc_b (id int default nextval('_cdc_a_id_seq'), n int default nextval('loose'));
+        insert into _cdc_a select; insert into _cdc_b select; insert into _cdc_p select;
+    """)
+    saved = guarded(database, tmp_path)
+    for _ in range(3):
+        database.execute("insert into _cdc_b select; insert into _cdc_p select")
+    saved.save()
+    database.execute("drop table _cdc_a, _cdc_b, _cdc_p; drop sequence loose")
+    bring_back(database, saved.session)
+    database.execute("insert into _cdc_a select; insert into _cdc_b select; insert into _cdc_p select")
+    assert database.rows("select id from _cdc_a union all select id from _cdc_b order by 1") == [
+        (n,) for n in range(1, 8)
+    ]
+    assert database.rows("select n from _cdc_b order by 1") == [(n,) for n in range(1, 6)]
+    assert database.rows("select id from _cdc_p order by 1") == [(n,) for n in range(1, 6)]
+
+
 def test_files_are_for_their_owner_alone_and_the_session_is_unchanged(small: Guarded) -> None:
     before = {path.name: path.read_bytes() for path in small.session.path.iterdir()}
     small.database.execute("insert into _cdc_k values (4, 'd')")

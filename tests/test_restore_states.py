@@ -14,7 +14,7 @@ from backup.result import State
 from backup.session.restore import RestoreMode
 from tests.restoring import bring_back, done, everything, proven, stands
 from tests.servers import FreshDatabase, fresh_database
-from tests.sessions import fresh_role, reached, rows, write
+from tests.sessions import fresh_role, reached, restore, restore_well, rows, write
 
 CHANGES = """
     create table users (id int primary key, name text); insert into users values (1, 'a'), (2, 'b');
@@ -623,3 +623,138 @@ def test_inheritance_comes_back_from_the_child_up_or_the_parent_down(database: F
         database.execute(sql.SQL(loss))
         bring_back(database, session)
         assert everything(database) == before, loss
+
+
+# Tables that have their numbers from a sequence which is another one's, and what a migration takes of them.
+SHARED = {
+    "by partitions": (
+        """
+            create table _cdc_p (id serial, at int, note text) partition by range (at);
+            create table _cdc_p_1 partition of _cdc_p for values from (0) to (10);
+            create table _cdc_p_2 partition of _cdc_p for values from (10) to (20);
+            insert into _cdc_p (at) values (1), (11), (2);
+            alter table _cdc_p owner to {role}; alter table _cdc_p_2 owner to {role};
+            grant usage on sequence _cdc_p_id_seq to public; comment on sequence _cdc_p_id_seq is 'shared';
+        """,
+        ["drop table _cdc_p", "drop table _cdc_p_1", "truncate _cdc_p restart identity"],
+    ),
+    "by partitions, as their identity": (
+        """
+            create table _cdc_p (id int generated always as identity, at int) partition by list (at);
+            create table _cdc_p_1 partition of _cdc_p for values in (1); insert into _cdc_p (at) values (1), (1);
+        """,
+        ["drop table _cdc_p", "drop table _cdc_p_1", "truncate _cdc_p restart identity"],
+    ),
+    "by others": (
+        """
+            create table _cdc_b (id serial, note text); create table _cdc_a (id int default nextval('_cdc_b_id_seq'));
+            create table app (id int default nextval('_cdc_b_id_seq'));
+            insert into _cdc_a select; insert into _cdc_b select; insert into app select;
+            alter table _cdc_b owner to {role};
+        """,
+        [
+            "drop table _cdc_a, _cdc_b cascade",
+            "drop table _cdc_b cascade",
+            "drop table _cdc_a",
+            "alter sequence _cdc_b_id_seq owned by none; drop table _cdc_b",
+            "truncate _cdc_a; truncate _cdc_b restart identity",
+        ],
+    ),
+    "by a domain": (
+        """
+            create table _cdc_a (n int); create table _cdc_b (id serial);
+            create domain numbers as int default nextval('_cdc_b_id_seq');
+            alter table _cdc_a add id numbers; alter table _cdc_b add more numbers;
+            insert into _cdc_a values (1); insert into _cdc_b select;
+        """,
+        ["drop table _cdc_a; drop table _cdc_b cascade", "drop table _cdc_a"],
+    ),
+    "by children": (
+        """
+            create table _cdc_a (id serial primary key, note text); create table _cdc_child () inherits (_cdc_a);
+            create table _cdc_like (like _cdc_a including defaults);
+            insert into _cdc_a select; insert into _cdc_child select; insert into _cdc_like select;
+        """,
+        ["drop table _cdc_a, _cdc_like cascade", "drop table _cdc_child, _cdc_like"],
+    ),
+}
+
+
+@pytest.mark.parametrize("who", SHARED)
+def test_tables_that_share_a_sequence_come_back_whoever_of_them_is_gone(
+    role: str, database: FreshDatabase, tmp_path: Path, who: str
+) -> None:
+    tables, losses = SHARED[who]
+    database.execute(sql.SQL(tables).format(role=sql.Identifier(role)))
+    before = everything(database)
+    session = proven(database, tmp_path)
+    for loss in losses:
+        for bring in ("by hand", "replace" if loss is losses[-1] else "missing"):
+            database.execute(sql.SQL(loss))
+            if bring == "by hand":
+                restore_well(database, session.path / "restore.sql")
+            else:
+                bring_back(database, session, mode=RestoreMode(bring))
+            assert everything(database) == before, (loss, bring)
+
+
+def test_tables_that_share_a_sequence_come_back_one_by_one_in_any_order(changes: FreshDatabase, tmp_path: Path) -> None:
+    changes.execute("""
+        create table _cdc_a (id serial, note text); create table _cdc_b (id int default nextval('_cdc_a_id_seq'));
+        insert into _cdc_a (note) values ('x'), ('y'); insert into _cdc_b select;
+    """)
+    session = write(changes, tmp_path)
+    before = everything(changes)
+    for files in (["_cdc_a.sql", "_cdc_b.sql"], ["_cdc_b.sql", "_cdc_a.sql"]):
+        changes.execute("drop table _cdc_a, _cdc_b")
+        for file in files:
+            restore_well(changes, session.path / file)
+        assert everything(changes) == before, files
+
+
+def test_a_sequence_that_was_used_before_its_owner_came_back_goes_on(changes: FreshDatabase, tmp_path: Path) -> None:
+    changes.execute("""
+        create table _cdc_a (id serial, note text); create table _cdc_b (id int default nextval('_cdc_a_id_seq'));
+        insert into _cdc_a (note) values ('x'), ('y'); insert into _cdc_b select;
+    """)
+    session = write(changes, tmp_path)
+    changes.execute("drop table _cdc_a, _cdc_b")
+    restore_well(changes, session.path / "_cdc_b.sql")
+    changes.execute("insert into _cdc_b select")
+    restore_well(changes, session.path / "_cdc_a.sql")
+    changes.execute("insert into _cdc_a (note) values ('z')")
+    assert changes.rows("select id from _cdc_a union all select id from _cdc_b order by 1") == [
+        (1,), (2,), (3,), (4,), (5,),
+    ]  # fmt: skip
+    assert changes.rows("select pg_get_serial_sequence('_cdc_a', 'id')") == [("public._cdc_a_id_seq",)]
+
+
+def test_a_sequence_that_belongs_to_another_table_by_now_is_not_taken_from_it(
+    changes: FreshDatabase, tmp_path: Path
+) -> None:
+    changes.execute("""
+        create table _cdc_a (id serial, note text); create table _cdc_b (id int default nextval('_cdc_a_id_seq'));
+        insert into _cdc_a (note) values ('x');
+    """)
+    session = write(changes, tmp_path)
+    changes.execute("alter table _cdc_a rename to kept")
+    before = everything(changes)
+    refused = restore(changes, session.path / "_cdc_a.sql")
+    assert refused.returncode != 0
+    assert "belongs to another table by now; nothing was changed" in refused.stderr
+    assert everything(changes) == before
+
+
+def test_what_is_put_aside_does_not_hold_on_to_a_sequence(changes: FreshDatabase, tmp_path: Path) -> None:
+    changes.execute(SHARED["by partitions"][0].replace("{role}", "current_user"))
+    session = write(changes, tmp_path)
+    for loss in ("select", "drop table _cdc_p"):
+        changes.execute(sql.SQL(loss))
+        bring_back(changes, session, mode=RestoreMode.ASIDE)
+        schemas = changes.rows("select nspname from pg_namespace where starts_with(nspname, 'restored_')")
+        kept = sql.Identifier(schemas[0][0], "_cdc_p_1")
+        assert len(changes.rows(sql.SQL("select * from {}").format(kept))) == 2
+        assert changes.rows("select * from pg_attrdef where adrelid = %s::regclass", [kept.as_string(None)]) == []
+        changes.execute(sql.SQL("drop schema {} cascade").format(sql.Identifier(schemas[0][0])))
+    bring_back(changes, session)
+    assert changes.rows("select count(*) from _cdc_p") == [(3,)]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from backup.migration.command import MigrationCommand
+from backup.migration.rehearsal import Forecast
 from backup.migration.verdict import Change, Verdict, judge
 from backup.postgres.embedded import DISPOSABLE, Server, start_server
 from backup.postgres.unfinished import find_unfinished, server_clock, wait_for_unfinished
@@ -333,9 +334,14 @@ def test_a_table_that_cannot_be_read_is_unknown_and_the_others_are_judged(backed
     assert "permission denied" in verdicts["_cdc_roles"].detail
 
 
+def dropped(name: str) -> Verdict:
+    """What a forecast says of a table that will be dropped."""
+    return Verdict(schema="public", name=name, change=Change.DROPPED, rows_before=3, rows_after=None)
+
+
 def test_a_loss_counts_as_announced_only_when_it_is_that_loss_and_the_table_was_guarded(backed: Backed) -> None:
     backed.database.execute("drop table _cdc_users; truncate _cdc_roles")
-    told = {backed.oid(name): Change.DROPPED for name in ("_cdc_users", "_cdc_roles")}
+    told = {backed.oid(name): dropped(name) for name in ("_cdc_users", "_cdc_roles")}
     assert [v.announced for v in backed.judge(announced=told).values()] == [False, False, True]
     gap = "nobody guarded it for 3 s"
     verdict = backed.judge(announced=told, gaps={backed.oid("_cdc_users"): gap})["_cdc_users"]
@@ -350,7 +356,7 @@ def test_what_went_as_announced_is_no_failure_and_is_kept_beside_the_session(
     command = MigrationCommand(argv=(psql_, backed.database.url, "--command", drop), directory=Path.cwd())
     SafeRun(
         database=reached(backed.database),
-        announced={backed.oid("_cdc_users"): Change.DROPPED},
+        agreed=Forecast(command=command, verdicts=(dropped("_cdc_users"),)),
         settings=load_settings(),
         restore="cdc-backup restore",
         named=(),

@@ -201,6 +201,7 @@ class Guard:
             began = time.monotonic()
             over = self.over.is_set()
             waiting = find_waiting(watch, holding.pids, holding.held)
+            looked = time.monotonic() - began
             if ending := {pid for waits in waiting if waits.oid is None for pid in waits.blockers}:
                 holding.renew(ending)
             let_go = self._see_to(watch, holding, [waits for waits in waiting if waits.oid in holding.held], began)
@@ -219,14 +220,14 @@ class Guard:
                         self.gaps[waits.oid] = f"{one_line(waits.query)[:100]} still waited for it when we left"
                 return
             if not let_go:
-                holding.pause(max(_PAUSE, _SHARE * (now - began)))
+                holding.pause(max(_PAUSE, _SHARE * looked))
 
     def _see_to(self, watch: Connection, holding: Holding, waiting: Sequence[Waiting], seen: float) -> bool:
         """Let those statements go on that wait for nobody but us; whether any did."""
         ready: dict[int, Waiting] = {}
         for waits in waiting:
             assert waits.oid is not None  # noqa: S101 - these wait for a table
-            if waits.blockers <= holding.pids and not self._refused(watch, waits, waits.oid):
+            if waits.blockers <= holding.pids and not self._refused(watch, holding, waits, waits.oid):
                 ready[waits.oid] = waits
         if not ready:
             self._stuck_since = None
@@ -245,7 +246,9 @@ class Guard:
             if holding.broken or watch.closed:
                 raise
             for oid, waits in ready.items():
-                self._refused(watch, waits, oid, f"what is new in it could not be saved: {one_line(str(error))}")
+                self._refused(
+                    watch, holding, waits, oid, f"what is new in it could not be saved: {one_line(str(error))}"
+                )
             return False
         self._stuck_since = None
         self.gaps |= {oid: done.missed for oid, done in saved.items() if done.missed}
@@ -268,7 +271,7 @@ class Guard:
         self.gaps |= {oid: why for oid in letting if oid not in ready}
         return letting
 
-    def _refused(self, watch: Connection, waits: Waiting, oid: int, unsaved: str = "") -> bool:
+    def _refused(self, watch: Connection, holding: Holding, waits: Waiting, oid: int, unsaved: str = "") -> bool:
         """Decide, once for each statement and table, whether it may have it; cancel the statement if not.
 
         What was decided against, and may not be cancelled by this role, goes on, because it is saved. What is
@@ -283,6 +286,9 @@ class Guard:
         why, saving = self._decided[key], key in self._unsaved
         if not why:
             return False
+        # While a person thinks the statement may give up, and its process run another.
+        if new and key not in {_key(w, oid) for w in find_waiting(watch, holding.pids, [oid])}:
+            return True
         if not self._cancel(watch, waits.pid):
             statement = f"{one_line(waits.query)[:100]!r} (process {waits.pid})"
             what = f"{statement} wants {self._tables[oid]}, and cannot be cancelled"

@@ -13,6 +13,7 @@ from backup.errors import BackupError, ProcessError
 from backup.migration.command import MigrationCommand
 from backup.migration.drizzle import Outcome, judge_drizzle, question_of
 from backup.migration.drizzle_unasked import Unasked, unasked
+from backup.migration.faults import Fault, find_faults, machinery_before
 from backup.migration.redirect import Tool, probe, redirected, tool_of, why_not
 from backup.migration.verdict import Change, Verdict, judge
 from backup.postgres.catalog import digest_catalog
@@ -67,6 +68,7 @@ class Forecast:
     command: MigrationCommand
     verdicts: tuple[Verdict, ...]
     through: Mapping[Name, Name] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
     limits: tuple[str, ...] = ()
     unknown: str = ""
     failure: str = ""
@@ -168,6 +170,7 @@ def _rehearse_on(scratch: Scratch, copied: Copied, command: MigrationCommand, st
         found = {(table.schema, table.name): table for table in find_tables_by(seen, [], names)}
         tables = tuple(found[name] for name in names)
         counts, references, digest = count_rows(seen, tables), find_references(seen, tables), digest_catalog(seen)
+        machinery = machinery_before(scratch.database, tables)
         with seen.transaction():
             horizon = mark_horizon(seen, tables)
         way = (
@@ -191,11 +194,13 @@ def _rehearse_on(scratch: Scratch, copied: Copied, command: MigrationCommand, st
             raise _NoForecastError(f"it has a question that only a person can answer: “{question}”")
         failure = _failure(command, tried, changed=digest_catalog(seen) != digest)
         verdicts = judge(scratch.database, tables, counts, {}, horizon=horizon)
+        faults = find_faults(scratch.database, machinery, tables, verdicts)
         after = find_state(seen, references.state)
     return Forecast(
         command=command,
         verdicts=tuple(_doubted(verdict, references, copied) for verdict in verdicts),
         through=_through(verdicts, references, after),
+        faults=tuple(fault for fault in faults if fault.is_loss),
         limits=tuple(_limits(way, copied)),
         failure=failure,
         output=tried.output if failure else "",

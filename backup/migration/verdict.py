@@ -35,10 +35,10 @@ class Verdict:
     """What became of one table. `rows_after` is None where there is no table to count in.
 
     `rows_changed` are rows of the backup that were updated or deleted since, `rows_added` those there now that the
-    backup does not hold, new ones and new versions; None where that cannot be told, at least so many where the table
-    was rewritten. Nobody knows who did it, the migration or others meanwhile; but `by_others` says that the rehearsal
-    of the migration changed none. `announced` says that a person was told before that exactly this would become of
-    it. `in_place` says that what was lost can go back where it was: the table has no other name, and no fewer columns.
+    backup does not hold, new ones and new versions; None where that cannot be told. Nobody knows who did it, the
+    migration or others meanwhile; but `by_others` says that the rehearsal of the migration changed none. `announced`
+    says that a person agreed before to no less than this. `in_place` says that what was lost can go back where it
+    was: the table has no other name, and no fewer columns.
     """
 
     schema: str
@@ -63,10 +63,11 @@ def judge(
     database: Database,
     before: Sequence[Table],
     counts: Mapping[int, Count],
-    announced: Mapping[int, Change],
+    announced: Mapping[int, Verdict],
     *,
     safe: Collection[int] = (),
     horizon: Horizon | None = None,
+    fingerprints: Mapping[int, str] = MappingProxyType({}),
     gaps: Mapping[int, str] = MappingProxyType({}),
     unfinished: str = "",
     lock_timeout: float = 30,
@@ -79,16 +80,18 @@ def judge(
         database: where the tables are, or were.
         before: the snapshot's tables.
         counts: their rows in it, by OID.
-        announced: what a person was told before would become of a table, by OID.
+        announced: what a person agreed to that becomes of a table, by OID.
         safe: what the rehearsal of the same migration left untouched; rows that changed even so, others changed.
         horizon: the snapshot's; without it an UPDATE shows nowhere, nor a DELETE beside as many INSERTs.
+        fingerprints: of the tables in the drill, by OID; without one nothing proves that a table that was rewritten has
+            its rows still.
         gaps: why a table was not guarded all the time, by OID; what is lost of it is never as announced.
         unfinished: what of the migration still runs on the server; whatever is untouched yet is unknown then.
         lock_timeout: seconds to wait for tables that somebody else has locked.
     """
     try:
         with database.connect() as connection:
-            look = look_again(connection, before, counts, horizon, lock_timeout=lock_timeout)
+            look = look_again(connection, before, counts, horizon, fingerprints, lock_timeout=lock_timeout)
     except (DatabaseError, psycopg.Error) as error:
         look = SecondLook(unreadable=dict.fromkeys((table.oid for table in before), " ".join(str(error).split())))
     by_oid = {table.oid: table for table in look.tables}
@@ -111,8 +114,27 @@ def judge(
         gap = gaps.get(table.oid) if verdict.is_loss else None
         if gap:
             verdict = replace(verdict, detail=", ".join(filter(None, (verdict.detail, gap))))
-        verdicts.append(replace(verdict, announced=not gap and announced.get(table.oid) is verdict.change))
+        verdicts.append(replace(verdict, announced=not gap and _is_as(verdict, announced.get(table.oid))))
     return tuple(verdicts)
+
+
+def _is_as(verdict: Verdict, told: Verdict | None) -> bool:
+    """Whether not more is lost than was told."""
+    match told.change if told else None, verdict.change:
+        case Change.EMPTIED, Change.EMPTIED | Change.ROWS_LOST | Change.ROWS_CHANGED:
+            return True  # others go on writing to it
+        case Change.DROPPED | Change.REPLACED as change, now:
+            return change is now
+        case (Change.ROWS_LOST, Change.ROWS_LOST) | (Change.ROWS_CHANGED, Change.ROWS_CHANGED):
+            return told is not None and _struck(verdict) <= _struck(told)
+        case change, now:
+            return told is not None and change is now and verdict.detail == told.detail
+
+
+def _struck(verdict: Verdict) -> int:
+    """How many rows of the backup are not as they were, as far as that is known."""
+    fewer = verdict.rows_before - (verdict.rows_after or 0)
+    return fewer if verdict.rows_changed is None else verdict.rows_changed
 
 
 def _compare(before: Table, rows_before: int, same: Table | None, namesake: Table | None, look: SecondLook) -> Verdict:
@@ -128,8 +150,7 @@ def _compare(before: Table, rows_before: int, same: Table | None, namesake: Tabl
     lost = _lost_columns(before, same) if same else []
     in_place = not moved and not lost
     details = [*lost, *moved]
-    least = "at least " if recount and recount.rewritten else ""
-    touched = [f"{least}{_rows(changed)} of the backup updated or deleted"] if changed else []
+    touched = [f"{_rows(changed)} of the backup updated or deleted"] if changed else []
     if now is None:
         change = Change.DROPPED
     elif same is None:
@@ -147,6 +168,8 @@ def _compare(before: Table, rows_before: int, same: Table | None, namesake: Tabl
         )
     elif lost:
         change = Change.COLUMNS_LOST
+    elif recount and recount.rewritten and kept is None:
+        change, details = Change.UNKNOWN, ["it was rewritten, and nothing proves that its rows are still the same"]
     elif moved:
         change = Change.RENAMED
     elif set(before.parents) - set(same.parents):

@@ -29,6 +29,13 @@ with recursive relations (oid, root) as (
     from pg_constraint c
     where c.contype = 'f' and c.conparentid = 0 and c.confrelid = any(%(t)s::oid[]) and c.conrelid <> c.confrelid
   union
+    select 'pg_attrdef'::regclass, f.oid, o.refobjid
+    from pg_depend o join pg_class s on s.oid = o.objid and s.relkind = 'S'
+    join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = s.oid and d.deptype = 'n'
+    join pg_attrdef f on d.classid = 'pg_attrdef'::regclass and f.oid = d.objid and f.adrelid <> o.refobjid
+    where o.classid = 'pg_class'::regclass and o.refclassid = 'pg_class'::regclass and o.deptype in ('a', 'i')
+      and o.refobjid = any(%(t)s::oid[])
+  union
     select d.classid, d.objid, r.root
     from relations r
     join pg_type t on t.typrelid = r.oid
@@ -50,6 +57,12 @@ select h.classid::int8, h.oid::int8, a.type, a.object_names, a.object_args, i.ty
                           pg_get_constraintdef(c.oid)),
                    format('COMMENT ON CONSTRAINT %%I ON %%s IS %%L', c.conname, c.conrelid::regclass, d.comment)]
                from pg_constraint c where c.oid = h.oid)
+           when 'pg_attrdef'::regclass then (
+               select array[
+                   format('ALTER TABLE ONLY %%s ALTER COLUMN %%I SET DEFAULT %%s', f.adrelid::regclass, t.attname,
+                          pg_get_expr(f.adbin, f.adrelid))]
+               from pg_attrdef f join pg_attribute t on t.attrelid = f.adrelid and t.attnum = f.adnum
+               where f.oid = h.oid)
            when 'pg_rewrite'::regclass then (
                select array[
                    pg_get_ruledef(w.oid),
@@ -152,7 +165,8 @@ def find_dependents(connection: Connection, tables: Sequence[Table]) -> tuple[De
     """What goes with the tables, in an order in which it can be made.
 
     Views and materialized views over them, foreign keys into them, rules and policies that speak of them, or
-    of such a view, and functions. A table's own are among these where another one of the tables takes them.
+    of such a view, functions, and defaults that draw on a sequence which a column of theirs owns. A table's own
+    are among these where another one of the tables takes them.
     """
     rows = connection.execute(_DEPENDENTS, {"t": [table.oid for table in tables]})
     found = [

@@ -143,6 +143,10 @@ class Holder:
             psycopg.errors.WrongObjectType,
         ):
             locked = False
+        except psycopg.Error:
+            if not self.connection.closed:
+                self.connection.execute("rollback to savepoint one")
+            raise
         if not locked:
             self.connection.execute("rollback to savepoint one")
             return False

@@ -48,12 +48,23 @@ left join pg_class r on r.oid = t.typrelid,
 """
 
 
+# An identity column's sequence is no object that could be made before its table.
+_OWNED = """
+select 'pg_class'::regclass::int8, s.oid::int8, a.type, a.object_names, a.object_args, n.nspname::text, s.relname::text
+from pg_depend d join pg_class s on s.oid = d.objid and s.relkind = 'S' join pg_namespace n on n.oid = s.relnamespace,
+     pg_identify_object_as_address('pg_class'::regclass, s.oid, 0) as a
+where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = any(%s::oid[])
+  and d.deptype = 'a'
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Need:
     """An object that is no table and without which a table cannot exist: a type, a function, a sequence.
 
     `kind`, `names` and `arguments` find it again by `pg_get_object_address`. `sequence` is its qualified
-    name where it is a sequence that no column owns; pg_dump takes such a one like a table.
+    name where it is a sequence; pg_dump takes such a one like a table. One that a column of the tables owns
+    is a need of the others that use it, such as the partitions of a table with a `serial`.
     """
 
     address: Address
@@ -108,14 +119,28 @@ def find_needs(
                     arguments=tuple(arguments),
                     sequence=(sequence[0], sequence[1]) if sequence else None,
                 )
+    owned = {}
+    for classid, oid, kind, names, arguments, schema, name in connection.execute(_OWNED, [list(tables)]):
+        owned[classid, oid] = Need(
+            address=(classid, oid),
+            kind=kind,
+            names=tuple(names),
+            arguments=tuple(arguments),
+            sequence=(schema, name),
+        )
+    needs |= owned
     by_table = defaultdict(list)
     for address, table in parts.items():
         by_table[table].append(address)
     stop = {*roots.values(), *parts}
-    by_oid = {
-        table: tuple(needs[a] for a in _closure([root, *by_table[table]], reaches, stop=stop) if a in needs)
-        for table, root in roots.items()
-    }
+    by_oid = {}
+    for table, root in roots.items():
+        own = [root, *by_table[table]]
+        others = {address for address in owned if parts[address] != table}
+        closure = [a for a in _closure(own, reaches, stop=stop - others) if a not in own]
+        # The table's own sequence too, where a need of it, such as a domain, has it in its default.
+        closure += (a for a in own if a in owned and any(a in reaches[c] for c in closure if c in reaches))
+        by_oid[table] = tuple(needs[a] for a in closure if a in needs)
     return by_oid, frozenset(outside)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import sql
 
+from backup.postgres.fingerprint import SETTINGS, count_and_fingerprint
 from backup.postgres.newer import Horizon, newer_than, written_before
 from backup.postgres.snapshot import Count
 from backup.postgres.tables import Connection, Kind, Table, find_tables_by
@@ -17,7 +18,7 @@ _ATTEMPTS = 5
 class Recount:
     """The rows of a table now; `kept` are those of the snapshot that nothing touched, None where nobody can know.
 
-    `rewritten`: it was truncated, or all its rows were written anew, and `kept` is how many there are at most.
+    `rewritten`: it was truncated, or all its rows were written anew.
     """
 
     rows: int
@@ -39,10 +40,13 @@ def look_again(
     tables: Sequence[Table],
     counts: Mapping[int, Count],
     horizon: Horizon | None,
+    fingerprints: Mapping[int, str],
     *,
     lock_timeout: float,
 ) -> SecondLook:
     """Look for `tables` again, with `counts` and `horizon` as they were. `lock_timeout` is in seconds, for all.
+
+    `fingerprints` are those of the drill, by OID, which prove that a table that was rewritten has its rows still.
 
     Locks come first, as in `take_snapshot`. A table that cannot be locked or read is told as such and keeps no
     other from being read.
@@ -61,12 +65,13 @@ def look_again(
         connection.execute("rollback")
     else:
         return SecondLook(unreadable=dict.fromkeys(oids, "it does not stand still: somebody goes on altering tables"))
-    recounts = {}
+    recounts, columns = {}, {table.oid: [column.name for column in table.columns] for table in tables}
     for table in found:
         if table.kind is Kind.ORDINARY and table.oid not in unreadable:
             try:
                 with connection.transaction():
-                    recounts[table.oid] = _recount(connection, table, counts.get(table.oid), horizon)
+                    proof = (fingerprints.get(table.oid, ""), columns.get(table.oid, ()))
+                    recounts[table.oid] = _recount(connection, table, counts.get(table.oid), horizon, proof)
             except psycopg.Error as error:
                 unreadable[table.oid] = _tell(connection, error)
     connection.execute("rollback")
@@ -109,8 +114,17 @@ def _tell(connection: Connection, error: psycopg.Error) -> str:
     return " ".join(str(error).split())
 
 
-def _recount(connection: Connection, table: Table, before: Count | None, horizon: Horizon | None) -> Recount:
-    """With n rows that the snapshot did not show, all others are of it, and nobody touched them since."""
+def _recount(
+    connection: Connection,
+    table: Table,
+    before: Count | None,
+    horizon: Horizon | None,
+    proof: tuple[str, Sequence[str]],
+) -> Recount:
+    """With n rows that the snapshot did not show, all others are of it, and nobody touched them since.
+
+    `proof` is the fingerprint of the rows of the snapshot, empty where it is not known, and of which columns.
+    """
     older = written_before(horizon, table) if horizon else None
     if horizon is None or older is None or before is None:
         return Recount(rows=_ask(connection, table, sql.SQL("0"))[0], kept=None)
@@ -118,17 +132,28 @@ def _recount(connection: Connection, table: Table, before: Count | None, horizon
     rows, new, filenode = _ask(connection, table, newer)
     if filenode == before.filenode:
         return Recount(rows=rows, kept=rows - new)
-    # VACUUM FULL leaves a row its transaction, and gives it another place. ALTER TABLE writes all rows that there are
-    # again, in one transaction; after TRUNCATE, writers add theirs in their own.
+    # VACUUM FULL leaves a row its transaction, and gives it another place; whatever else writes all rows anew leaves
+    # no row of before, and then nothing but their own hash tells whether they are the same.
     old = _ask(connection, table, sql.SQL("pg_catalog.count(*) filter (where {})").format(older))[1]
+    if not old and before.rows:
+        same = _are_written_anew(connection, table, *proof)
+        return Recount(rows=rows, kept=before.rows if same else None, rewritten=True)
+    return Recount(rows=rows, kept=old, rewritten=True)
+
+
+def _are_written_anew(connection: Connection, table: Table, fingerprint: str, columns: Sequence[str]) -> bool:
+    """Whether the rows that one transaction wrote, the one that wrote the most, are those of the fingerprint."""
+    if not fingerprint or not set(columns) <= {column.name for column in table.columns}:
+        return False
     row = connection.execute(
         sql.SQL(
-            "select coalesce(pg_catalog.max(n), 0)"
-            " from (select pg_catalog.count(*) as n from only {} group by xmin::pg_catalog.text) as written"
+            "select xmin::pg_catalog.text from only {} group by 1 order by pg_catalog.count(*) desc limit 1"
         ).format(table.identifier)
     ).fetchone()
-    assert row is not None  # noqa: S101 - an aggregate has one row
-    return Recount(rows=rows, kept=min(before.rows, max(old, row[0])), rewritten=True)
+    connection.execute(SETTINGS)
+    written = sql.SQL("xmin::pg_catalog.text = {}").format(row[0] if row else "")
+    found = connection.execute(count_and_fingerprint(table.identifier, columns, written)).fetchone()
+    return found is not None and found[1] == fingerprint
 
 
 def _ask(connection: Connection, table: Table, what: sql.Composable) -> tuple[int, int, int]:

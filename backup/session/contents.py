@@ -32,6 +32,19 @@ class NeedContents:
     entries: tuple[Entry, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SequenceContents:
+    """A sequence that a column has its values from: where it stood, and whether that value had been used.
+
+    `name` is its qualified name; None where the column owns it, and so tells which it is.
+    """
+
+    column: str
+    name: tuple[str, str] | None
+    value: int
+    called: bool
+
+
 @dataclass(kw_only=True)
 class DependentContents:
     """What hangs on tables and goes with them: pg_dump's entries where there are any.
@@ -54,7 +67,8 @@ class TableContents:
     `details` follow the rows: sequences, defaults, constraints, indexes, triggers, rules, policies,
     comments. `late` needs other tables to be back: foreign keys, an index's place in a partitioned one,
     whether a trigger that a partition has from its parent fires.
-    `sequences` are the columns that own one, with where it stood and whether it had been used.
+    `sequences` are those that its columns own, or have their defaults from. `lent` are those of its own that
+    others need as well, by the dump ID of their entry.
     `statistics` and `publications` are statements, for which pg_dump has no entry.
     """
 
@@ -69,7 +83,8 @@ class TableContents:
     attachments: list[Entry] = field(default_factory=list)
     late: list[Entry] = field(default_factory=list)
     grants: list[Entry] = field(default_factory=list)
-    sequences: list[tuple[str, int, bool]] = field(default_factory=list)
+    sequences: list[SequenceContents] = field(default_factory=list)
+    lent: dict[int, NeedContents] = field(default_factory=dict)
     statistics: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
 
@@ -130,14 +145,24 @@ def sort_contents(tables: Sequence[Table], surroundings: Surroundings, dump: Dum
         subject = _subject(entry, entries)
         if oid in views:
             views[oid].entries.append(entry)
-        elif (subject.catalog, subject.oid) in dependents:
+        elif (subject.catalog, subject.oid) in dependents and entry.kind != "DEFAULT":
             dependents[subject.catalog, subject.oid].entries.append(entry)
         elif oid is not None:
             _place(contents[oid], entry, subject)
-            value = _SETVAL.search(entry.text) if entry.kind == "SEQUENCE SET" else None
-            if value is not None:
-                column = surroundings.sequences[entries[entry.depends_on[0]].oid]
-                contents[oid].sequences.append((column, int(value[1]), value[2] == "true"))
+            if (entry.catalog, entry.oid) in needs:
+                contents[oid].lent[entry.dump_id] = needs[entry.catalog, entry.oid][1]
+        value = _SETVAL.search(entry.text) if entry.kind == "SEQUENCE SET" else None
+        if value is not None:
+            called = value[2] == "true"
+            if oid is not None:
+                own = SequenceContents(
+                    column=surroundings.sequences[subject.oid], name=None, value=int(value[1]), called=called
+                )
+                contents[oid].sequences.append(own)
+            for table, column in surroundings.drawn.get(subject.oid, ()):
+                name = (subject.schema, subject.tag)
+                drawn = SequenceContents(column=column, name=name, value=int(value[1]), called=called)
+                contents[table].sequences.append(drawn)
     for oid, statements in surroundings.statistics.items():
         if not any(entry.kind == "STATISTICS" for entry in contents[oid].details):
             contents[oid].statistics = statements
@@ -221,13 +246,13 @@ class _Owners:
 
 def _needs(
     surroundings: Surroundings, dump: Dump, dependents: Collection[Address]
-) -> dict[Address, tuple[int, NeedContents]]:
+) -> dict[Address, tuple[tuple[int, int], NeedContents]]:
     """What pg_dump wrote of each need that is no dependent as well, and its place in the order.
 
     A member of an extension has no text of its own and is not here: it comes with the extension.
     """
     wanted = {need.address: need for needs in surroundings.needs.values() for need in needs}
-    found: dict[Address, tuple[int, NeedContents]] = {}
+    found: dict[Address, tuple[tuple[int, int], NeedContents]] = {}
     for entries in (dump.need_entries, dump.entries):
         upon = defaultdict(list)
         for entry in entries:
@@ -236,8 +261,10 @@ def _needs(
         for entry in entries:
             need = wanted.get((entry.catalog, entry.oid))
             if need is not None and need.address not in found and need.address not in dependents:
+                # A domain may have its default from a sequence, and a sequence needs no more than its schema.
+                turn = 0 if entry.kind == "SCHEMA" else 1 if entry.kind == "SEQUENCE" else 2
                 found[need.address] = (
-                    len(found),
+                    (turn, len(found)),
                     NeedContents(need=need, entries=(entry, *upon[entry.dump_id])),
                 )
     return found

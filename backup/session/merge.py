@@ -9,7 +9,7 @@ backup's rows into the schema `cdc_schema`. Who types `psql -f` sets none of the
 from collections.abc import Sequence
 
 from backup.postgres.tables import Table
-from backup.session.contents import TableContents
+from backup.session.contents import SequenceContents, TableContents
 from backup.session.statements import block, identifier, literal
 
 _COMMENT = "pg_catalog.obj_description(oid, 'pg_constraint')"
@@ -73,8 +73,14 @@ def leave_aside(contents: TableContents, gone: str) -> str:
     table = contents.table
     name = identifier(table.schema, table.name)
     moved = aside_name(table.schema, table.name)
+    # The table's own defaults come later, and so not at all; what is kept aside holds on to nobody's sequence.
+    defaults = "".join(
+        f"ALTER TABLE {name} ALTER COLUMN {identifier(column)} DROP DEFAULT;\n"
+        for column in dict.fromkeys(sequence.column for sequence in contents.sequences if sequence.name)
+    )
     return (
-        block(
+        defaults
+        + block(
             "    FOR parent IN SELECT inhparent::pg_catalog.regclass FROM pg_catalog.pg_inherits\n"
             f"                  WHERE inhrelid = {literal(name)}::pg_catalog.regclass LOOP\n"
             f"        EXECUTE pg_catalog.format({literal(f'ALTER TABLE {name} NO INHERIT '.replace('%', '%%') + '%s')},"
@@ -152,7 +158,7 @@ SELECT :ROW_COUNT + :cdc_overwritten AS cdc_added, :cdc_removed + :cdc_overwritt
         + "\\set cdc_added :ROW_COUNT\n"
         + (_refuse_missing(table) if table.key else _refuse_difference(table, both_ways=False))
         + "\\endif\n"
-        + "".join(_advance(there, *sequence) for sequence in contents.sequences)
+        + "".join(advance(there, sequence) for sequence in contents.sequences)
         + f"DROP TABLE {name};\nALTER TABLE {there} RENAME TO {identifier(table.name)};\n"
     )
 
@@ -354,21 +360,50 @@ def _refuse_cascade(table: Table) -> str:
     )
 
 
-def _advance(there: str, column: str, value: int, called: bool) -> str:
+def advance(there: str, sequence: SequenceContents) -> str:
     """Let the column's sequence of today go on where the backup's stood, if it stands before that."""
+    value, called = sequence.value, str(sequence.called).lower()
+    return with_sequence(
+        there,
+        sequence,
+        f"""\
+    EXECUTE pg_catalog.format(
+        'SELECT pg_catalog.setval(%L, {value}, {called}) FROM %s AS t, pg_catalog.pg_sequence AS q
+         WHERE q.seqrelid = %L::pg_catalog.regclass
+           AND (CASE WHEN q.seqincrement > 0 THEN t.last_value < {value} ELSE t.last_value > {value} END
+                OR t.last_value = {value} AND {called} AND NOT t.is_called)', s, s, s);
+""",
+    )
+
+
+def with_sequence(table: str, sequence: SequenceContents, body: str) -> str:
+    """A block that runs `body` with the sequence's name in `s`, where there is one.
+
+    One that is not the table's own may be somebody else's, who does not let it be set: that is said.
+    """
+    if sequence.name is None:
+        return block(
+            f"""\
+    SELECT pg_catalog.pg_get_serial_sequence({literal(table)}, attname) INTO s FROM pg_catalog.pg_attribute
+    WHERE attrelid = pg_catalog.to_regclass({literal(table)}) AND attname = {literal(sequence.column)}
+      AND NOT attisdropped;
+    IF s IS NULL THEN
+        RETURN;
+    END IF;
+{body}""",
+            declarations="    s pg_catalog.text;\n",
+        )
+    name = literal(identifier(*sequence.name))
     return block(
         f"""\
     IF s IS NULL THEN
         RETURN;
     END IF;
-    EXECUTE pg_catalog.format(
-        'SELECT pg_catalog.setval(%L, {value}, {str(called).lower()}) FROM %s AS t, pg_catalog.pg_sequence AS q
-         WHERE q.seqrelid = %L::pg_catalog.regclass
-           AND CASE WHEN q.seqincrement > 0 THEN t.last_value < {value} ELSE t.last_value > {value} END
-            OR t.last_value = {value} AND {str(called).lower()} AND NOT t.is_called', s, s, s);
+{body}EXCEPTION WHEN insufficient_privilege THEN
+    RAISE WARNING 'the sequence % was not set (%)', s, SQLERRM;
 """,
-        declarations="    s pg_catalog.text :="
-        f" pg_catalog.pg_get_serial_sequence({literal(there)}, {literal(column)});\n",
+        declarations=f"    s pg_catalog.text := (SELECT {name} FROM pg_catalog.pg_class"
+        f" WHERE oid = pg_catalog.to_regclass({name}) AND relkind = 'S');\n",
     )
 
 

@@ -18,7 +18,16 @@ from backup.postgres.fingerprint import SETTINGS, fingerprint
 from backup.postgres.tables import Kind
 from backup.session.contents import Contents, DependentContents, NeedContents, TableContents
 from backup.session.delta_parts import delta_variable
-from backup.session.merge import defer_keys, leave_aside, lock_all, merge, put_aside, undefer_keys
+from backup.session.merge import (
+    advance,
+    defer_keys,
+    leave_aside,
+    lock_all,
+    merge,
+    put_aside,
+    undefer_keys,
+    with_sequence,
+)
 from backup.session.statements import (
     TOLERATED,
     argument,
@@ -193,6 +202,8 @@ def _whole(contents: TableContents, files: dict[int, str]) -> Iterator[str]:
         yield "\\if :cdc_aside\n\\else\n"
         yield from _start(contents)
         yield from _if_gone(contents, [*_definition(contents.definition)])
+        # Its rows are in its partitions, but the sequence that gave them their numbers is its own.
+        yield from (advance(_name(contents), sequence) for sequence in contents.sequences)
         yield "\\endif\n"
 
 
@@ -266,28 +277,25 @@ def _past_delta(contents: TableContents) -> str:
     A partition's rows, and a child's, have their numbers from the sequence of the table above.
     """
     numbers = {column.name for column in contents.table.columns if column.type in _NUMBERS}
-    name = literal(_name(contents))
+    name = _name(contents)
     return "".join(
-        block(
+        with_sequence(
+            name,
+            sequence,
             f"""\
-    SELECT pg_catalog.pg_get_serial_sequence({name}, attname) INTO s FROM pg_catalog.pg_attribute
-    WHERE attrelid = pg_catalog.to_regclass({name}) AND attname = {literal(column)} AND NOT attisdropped;
-    IF s IS NOT NULL THEN
-        EXECUTE pg_catalog.format(
-            'SELECT pg_catalog.setval(%L, r.v) FROM %s AS t, pg_catalog.pg_sequence AS q,
-                 (SELECT pg_catalog.max(x.%I)::pg_catalog.int8, pg_catalog.min(x.%I)::pg_catalog.int8 FROM %s AS x)
-                     AS m (largest, smallest),
-                 LATERAL (SELECT CASE WHEN q.seqincrement > 0 THEN m.largest ELSE m.smallest END) AS r (v)
-             WHERE q.seqrelid = %L::pg_catalog.regclass AND r.v BETWEEN q.seqmin AND q.seqmax
-               AND (CASE WHEN q.seqincrement > 0 THEN r.v > t.last_value ELSE r.v < t.last_value END
-                    OR r.v = t.last_value AND NOT t.is_called)',
-            s, s, {literal(column)}, {literal(column)}, {name}, s);
-    END IF;
+    EXECUTE pg_catalog.format(
+        'SELECT pg_catalog.setval(%L, r.v) FROM %s AS t, pg_catalog.pg_sequence AS q,
+             (SELECT pg_catalog.max(x.%I)::pg_catalog.int8, pg_catalog.min(x.%I)::pg_catalog.int8 FROM %s AS x)
+                 AS m (largest, smallest),
+             LATERAL (SELECT CASE WHEN q.seqincrement > 0 THEN m.largest ELSE m.smallest END) AS r (v)
+         WHERE q.seqrelid = %L::pg_catalog.regclass AND r.v BETWEEN q.seqmin AND q.seqmax
+           AND (CASE WHEN q.seqincrement > 0 THEN r.v > t.last_value ELSE r.v < t.last_value END
+                OR r.v = t.last_value AND NOT t.is_called)',
+        s, s, {literal(sequence.column)}, {literal(sequence.column)}, {literal(name)}, s);
 """,
-            declarations="    s pg_catalog.text;\n",
         )
-        for column, _, _ in contents.sequences
-        if column in numbers
+        for sequence in contents.sequences
+        if sequence.column in numbers
     )
 
 
@@ -322,9 +330,15 @@ def _details(contents: TableContents) -> Iterator[str]:
     """All that hangs on a table which was gone and has its rows again; the owner and the grants last."""
     yield from map(_dependent, contents.functions_within)
     for entry in contents.details:
-        yield tolerant(entry.text) if entry.kind in _QUIET_OR_WORTH_LESS else f"{entry.text.rstrip()}\n"
-        if entry.kind == "SEQUENCE":
-            yield block(forget_default_privileges(identifier(entry.schema, entry.tag)))
+        if entry.dump_id in contents.lent:
+            yield _need(contents.lent[entry.dump_id])
+            yield _take_back(entry)
+        elif entry.kind != "SEQUENCE SET" or entry.depends_on[0] not in contents.lent:
+            yield tolerant(entry.text) if entry.kind in _QUIET_OR_WORTH_LESS else f"{entry.text.rstrip()}\n"
+            if entry.kind == "SEQUENCE":
+                yield block(forget_default_privileges(identifier(entry.schema, entry.tag)))
+    # Only a sequence that was there already, for the sake of others, is not where it should be.
+    yield from (advance(_name(contents), sequence) for sequence in contents.sequences if sequence.name or contents.lent)
     yield from map(tolerant, contents.statistics)
     if contents.table.kind is Kind.ORDINARY:
         # After the indexes: a partition's own ones are recognized when it is attached, others are made.
@@ -384,10 +398,14 @@ def _if_parent(contents: TableContents, lines: list[str], *, gone: bool) -> Iter
 def _if_gone(contents: TableContents, lines: list[str]) -> Iterator[str]:
     """Lines for a table that was gone; a table that was left out has no such variable."""
     if lines:
-        gone = _gone(contents)
-        yield f"\\if :{{?{gone}}}\n\\if :{gone}\n"
-        yield from lines
-        yield "\\endif\n\\endif\n"
+        yield from _if_known_to_be_gone(contents.table.oid, lines)
+
+
+def _if_known_to_be_gone(oid: int, lines: list[str]) -> Iterator[str]:
+    gone = f"cdc_gone_{oid}"
+    yield f"\\if :{{?{gone}}}\n\\if :{gone}\n"
+    yield from lines
+    yield "\\endif\n\\endif\n"
 
 
 def _schema(contents: TableContents) -> str:
@@ -415,7 +433,28 @@ def _dependent(contents: DependentContents) -> str:
         body = _all_or_nothing(dependent.identity, "".join(map(_made, contents.entries)))
     else:
         body = "".join(map(attempt, dependent.statements))
-    return unless_there(dependent.kind, dependent.names, dependent.arguments, body)
+    if dependent.kind == "default value":
+        body = f"    IF pg_catalog.to_regclass({literal(identifier(*dependent.names[:2]))}) IS NULL THEN\n"
+        body += f"        RETURN;\n    END IF;\n{attempt(dependent.statements[0])}"
+    text = unless_there(dependent.kind, dependent.names, dependent.arguments, body)
+    if dependent.kind == "default value":
+        # Where the table whose sequence it draws on is there, somebody has taken the default away on purpose.
+        return "".join(line for oid in dependent.tables for line in _if_known_to_be_gone(oid, [text]))
+    return text
+
+
+def _take_back(entry: Entry) -> str:
+    """Let a sequence that is there, for the sake of other tables, be owned by a table that was made just now."""
+    name = identifier(entry.schema, entry.tag)
+    said = literal(f"the sequence {one_line(name)} belongs to another table by now; nothing was changed")
+    return block(
+        "    IF EXISTS (SELECT FROM pg_catalog.pg_depend WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass\n"
+        "                   AND refclassid = classid AND deptype IN ('a', 'i')\n"
+        f"                   AND objid = {literal(name)}::pg_catalog.regclass) THEN\n"
+        f"        RAISE EXCEPTION '%', {said};\n    END IF;\n"
+        # OWNED BY demands the same owner, and the table gets its own one later, with all that it owns.
+        f"    ALTER SEQUENCE {name} OWNER TO CURRENT_USER;\n"
+    )
 
 
 def _made(entry: Entry) -> str:

@@ -82,7 +82,12 @@ def write_session(snapshot: Snapshot, *, database: Database, clients: Clients, p
                 if t.file is None
             ),
         ),
-        dependents=tuple(dependent.identity for dependent in surroundings.dependents),
+        # A default of one of the tables is a part of it, which nobody needs to be told of.
+        dependents=tuple(
+            dependent.identity
+            for dependent in surroundings.dependents
+            if dependent.kind != "default value" or dependent.address not in surroundings.parts
+        ),
         not_kept=surroundings.others,
         context=surroundings.context,
         restore_script_sha256=restore_sha256,
