@@ -1,15 +1,17 @@
 """The rehearsal of both drizzle-kit versions: what it foresees is what then happens."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from backup.migration.command import MigrationCommand
+from backup.migration.redirect import why_not
 from backup.postgres.embedded import Server
 from tests.chain import CDC_BACKUP, Project, end, new_project
 from tests.drizzle_projects import DrizzleVersion, edit_schema, make_project
-from tests.sessions import dump
+from tests.sessions import dump, reached
 from tests.test_push_safe import CDC_ONLY, SHOP, write_migration
 from tests.test_rehearsal import foreseen, happened
 
@@ -160,6 +162,32 @@ def test_a_config_that_does_not_follow_the_variable_is_refused_and_its_database_
     assert "does not follow DATABASE_URL" in value["forecast"]["unknown"]
     assert dump(shop.database) == before
     assert shop.sessions == []
+
+
+def why_not_rehearsed(project: Project, verb: str, environment: Mapping[str, str], *, shared: bool = True) -> str:
+    """Why this verb of drizzle-kit is not rehearsed, as far as that is known before anything runs."""
+    return why_not(
+        MigrationCommand(argv=("npx", "drizzle-kit", verb), directory=project.folder),
+        database=reached(project.database),
+        variable="DATABASE_URL",
+        environment=environment,
+        by_pg=None,
+        shared=shared,
+    )
+
+
+def test_a_config_that_means_another_database_or_what_all_databases_share_is_not_rehearsed(shop: Project) -> None:
+    elsewhere = shop.environment(DATABASE_URL=shop.database.server.url("elsewhere"))
+    assert "names elsewhere on localhost" in why_not_rehearsed(shop, "push", elsewhere)
+    config = shop.folder / "drizzle.config.ts"
+    config.write_text(config.read_text().replace("dialect:", "entities: { roles: true }, dialect:"))
+    assert "entities.roles" in why_not_rehearsed(shop, "push", shop.environment())
+    assert why_not_rehearsed(shop, "push", shop.environment(), shared=False) == ""
+    assert why_not_rehearsed(shop, "migrate", shop.environment()) == ""
+    folder = shop.folder / "drizzle" / "0001_roles"
+    folder.mkdir(parents=True)
+    (folder / "migration.sql").write_text("CREATE ROLE reporting;")
+    assert "0001_roles says “CREATE ROLE”" in why_not_rehearsed(shop, "migrate", shop.environment())
 
 
 # generate and migrate

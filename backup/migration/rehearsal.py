@@ -31,6 +31,7 @@ TIME_LIMIT = 300.0
 """Seconds that a command may take in a rehearsal where nobody set another limit."""
 
 _SHOWN = 5
+_CHANGES_SHOWN = 20
 
 
 class Watched(Protocol):
@@ -300,10 +301,10 @@ def _refuse_changes(command: MigrationCommand, database: Database, before: _Seen
             remedy="Look what changed. --no-rehearse migrates without a rehearsal.",
         )
     if changed := changed_objects(before.shared, after.shared):
-        more = f", and {len(changed) - _SHOWN:,} more" if len(changed) > _SHOWN else ""
+        more = f", and {len(changed) - _CHANGES_SHOWN:,} more" if len(changed) > _CHANGES_SHOWN else ""
         raise BackupError(
             f"While `{command}` was rehearsed, something changed that all databases of the server {database.host} "
-            f"share: {'; '.join(changed[:_SHOWN])}{more}. Either the rehearsal did that, or somebody else.",
+            f"share: {'; '.join(changed[:_CHANGES_SHOWN])}{more}. Either the rehearsal did that, or somebody else.",
             untouched="The migration was not started.",
             remedy="Undo it, if it was the rehearsal: the migration would find it done. backup.scratch: embedded "
             "rehearses on a server of its own; --no-rehearse migrates without.",
