@@ -388,7 +388,7 @@ class CDCBackup:
         return forecast if asks or not ask else None
 
     def _stage(self, clients: Clients) -> Stage:
-        settings, url = self.settings, database_url(self.settings)
+        settings, url, drill = self.settings, database_url(self.settings), self.result.drill
         return Stage(
             database=self._database,
             tables=self.result.tables,
@@ -401,6 +401,7 @@ class CDCBackup:
             url=url.url if url else None,
             environment=os.environ,
             time_limit=settings.time_limit or TIME_LIMIT,
+            fingerprints={(t.schema_name, t.name): t.fingerprint for t in drill.tables} if drill else {},
             watched=partial(stand_against, self._database, settings, self.result.tables),
         )
 

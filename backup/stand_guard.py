@@ -41,7 +41,7 @@ def stand_guard(
         yield
         return
 
-    def decide(query: str, table: Table) -> str:
+    def decide(query: str, _pid: int, table: Table) -> str:
         if settings.on_destroy is OnDestroy.CONTINUE or table.oid in announced:
             return ""
         if settings.on_destroy is OnDestroy.STOP or not report.attended:
@@ -78,15 +78,19 @@ class StoodAgainst:
 
 @contextmanager
 def stand_against(database: Database, settings: Settings, tables: Sequence[Table]) -> Iterator[StoodAgainst]:
-    """Hold the tables while the block runs, and cancel every statement that wants one for itself alone.
+    """Hold the tables while the block runs, and cancel every statement of a new connection that wants one for itself.
 
     Raises:
         BackupError: a table cannot be had, or is not what it was.
         DatabaseError: the server cannot be reached.
     """
     against = StoodAgainst()
+    with database.connect() as connection:
+        before = {pid for (pid,) in connection.execute("select pid from pg_stat_activity")}
 
-    def decide(query: str, table: Table) -> str:
+    def decide(query: str, pid: int, table: Table) -> str:
+        if pid in before:  # somebody else's, and none of our business
+            return ""
         against.strikes.append(f"{_short(query)!r} wanted {table}, and was cancelled")
         against.struck.set()
         return "no statement of a rehearsal may reach the real tables"

@@ -42,9 +42,16 @@ insert into alembic_version values ('abc');
 
 
 @pytest.fixture
-def target(server: Server) -> Iterator[FreshDatabase]:
+def database(embedded_server: Server) -> Iterator[FreshDatabase]:
+    """An empty database."""
+    with fresh_database(embedded_server) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def target(embedded_server: Server) -> Iterator[FreshDatabase]:
     """Another empty database on the same server."""
-    with fresh_database(server) as fresh:
+    with fresh_database(embedded_server) as fresh:
         yield fresh
 
 
@@ -57,21 +64,23 @@ def copy(source: FreshDatabase, target: FreshDatabase, *also: str, role: str = "
     return copy_database(there, to, tables, also=also, clients=clients_for(source), lock_timeout=10)
 
 
-def test_a_copy_is_what_the_source_is(database: FreshDatabase, target: FreshDatabase) -> None:
-    database.execute(SHOP)
-    assert copy(database, target) == Copied(in_part=(), extensions=())
-    assert dump(target) == dump(database)
+def test_a_copy_is_what_the_source_is(server: Server) -> None:
+    with fresh_database(server) as database, fresh_database(server) as target:
+        database.execute(SHOP)
+        assert copy(database, target) == Copied(in_part=(), extensions=())
+        assert dump(target) == dump(database)
 
 
 def test_of_a_table_beyond_the_budget_there_is_one_row_and_the_keys_that_need_others_hold_from_now_on(
-    database: FreshDatabase, target: FreshDatabase
+    database: FreshDatabase, target: FreshDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("backup.postgres.copy.BUDGET", 1024 * 1024)
     database.execute(SHOP)
     database.execute(
         "alter table posts add photo text; alter table posts alter photo set storage external;"
-        "insert into posts (user_id, photo) select 1, repeat('x', 100000) from generate_series(1, 400);"
+        "insert into posts (user_id, photo) select 1, repeat('x', 100000) from generate_series(1, 20);"
         "alter table alembic_version add note text; alter table alembic_version alter note set storage external;"
-        "insert into alembic_version values ('def', repeat('x', 40000000))"
+        "insert into alembic_version values ('def', repeat('x', 2000000))"
     )
     assert copy(database, target).in_part == (("public", "posts"),)
     assert target.rows("select count(*) from posts") == [(1,)]
@@ -97,8 +106,11 @@ def test_what_a_database_sets_for_its_sessions_is_set_for_those_of_the_copy(
         assert target.rows(f"show {setting}") == database.rows(f"show {setting}")
 
 
-def test_a_role_that_owns_little_gets_a_copy_that_is_its_own(server: Server) -> None:
-    with fresh_role(server, "login createdb") as role, fresh_database(server) as source, fresh_database(server) as to:
+def test_a_role_that_owns_little_gets_a_copy_that_is_its_own(
+    embedded_server: Server, database: FreshDatabase, target: FreshDatabase
+) -> None:
+    source, to = database, target
+    with fresh_role(embedded_server, "login createdb") as role:
         source.execute(SHOP)
         source.execute(
             f"grant usage on schema shop to {role}; grant select on all tables in schema public, shop to {role};"
@@ -117,8 +129,19 @@ def test_what_the_scratch_server_does_not_know_is_no_copy(embedded_server: Serve
             copy(source, old)
 
 
-def test_a_database_that_reaches_others_is_not_copied(database: FreshDatabase, target: FreshDatabase) -> None:
-    database.execute("create foreign data wrapper nothing; create server elsewhere foreign data wrapper nothing")
-    with pytest.raises(BackupError, match="foreign server elsewhere"):
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("create foreign data wrapper nothing; create server elsewhere foreign data wrapper nothing", "elsewhere"),
+        ("create function audit() returns text language plpgsql as $$begin return dblink(''); end$$", "audit"),
+    ],
+    ids=["foreign server", "function"],
+)
+def test_a_database_that_reaches_others_is_not_copied(
+    database: FreshDatabase, target: FreshDatabase, made: str, said: str
+) -> None:
+    database.execute(made)
+    with pytest.raises(BackupError, match=f"through .* {said}"):
         copy(database, target)
     assert target.rows("select count(*) from pg_foreign_server") == [(0,)]
+    assert target.rows("select count(*) from pg_proc where proname = 'audit'") == [(0,)]

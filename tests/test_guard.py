@@ -47,14 +47,17 @@ class Kept:
         return Saved(rows=len(self.rows[table.name]))
 
 
-def allow(_query: str, _table: Table) -> str:
+def allow(_query: str, _pid: int, _table: Table) -> str:
     """Let every statement go on."""
     return ""
 
 
 @contextmanager
 def guarded(
-    fresh: FreshDatabase, kept: Kept, decide: Callable[[str, Table], str] = allow, tables: Sequence[Table] | None = None
+    fresh: FreshDatabase,
+    kept: Kept,
+    decide: Callable[[str, int, Table], str] = allow,
+    tables: Sequence[Table] | None = None,
 ) -> Iterator[Guard]:
     """The guard over all CDC tables of the database."""
     database = Database.from_url(fresh.url, "a test")
@@ -197,7 +200,7 @@ def test_a_statement_that_is_refused_is_cancelled_and_changes_nothing(database: 
     database.execute(TABLES + "insert into _cdc_a values (1);")
     kept = Kept()
 
-    def refuse(query: str, table: Table) -> str:
+    def refuse(query: str, _pid: int, table: Table) -> str:
         return f"{query} wants {table}" if table.name == "_cdc_a" else ""
 
     with guarded(database, kept, refuse) as guard, pytest.raises(psycopg.errors.QueryCanceled):

@@ -1,15 +1,17 @@
 """The rehearsal of both drizzle-kit versions: what it foresees is what then happens."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from backup.migration.command import MigrationCommand
+from backup.migration.redirect import why_not
 from backup.postgres.embedded import Server
 from tests.chain import CDC_BACKUP, Project, end, new_project
 from tests.drizzle_projects import DrizzleVersion, edit_schema, make_project
-from tests.sessions import dump
+from tests.sessions import dump, reached
 from tests.test_push_safe import CDC_ONLY, SHOP, write_migration
 from tests.test_rehearsal import foreseen, happened
 
@@ -20,6 +22,9 @@ insert into audit._cdc_users select n, 1 from generate_series(1, 10) n;
 create table audit._cdc_roles (id integer);
 insert into audit._cdc_roles values (1), (2);
 """
+
+NO_CAPTURE = "".join(f"drop trigger record_change on {name};" for name in ("users", "roles", "permissions"))
+"""Without it the application's writes would fail once the tables are gone: a loss of its own, agreed to by nobody."""
 
 
 @pytest.fixture
@@ -75,6 +80,7 @@ def test_tables_that_the_schema_does_not_name_are_foreseen_to_be_dropped_and_are
 
 @one_version
 def test_what_a_person_agreed_to_on_the_terminal_is_no_unannounced_loss(shop: Project) -> None:
+    shop.database.execute(NO_CAPTURE)
     with shop.terminal(CDC_BACKUP, "push-safe") as shown:
         shown.expect(r"will drop `_cdc_permissions` \(6 rows\), `_cdc_roles` \(2 rows\) and `_cdc_users` \(10 rows\)")
         shown.expect(r"go on\?")
@@ -88,7 +94,7 @@ def test_what_a_person_agreed_to_on_the_terminal_is_no_unannounced_loss(shop: Pr
 
 
 def test_empty_tables_that_go_without_a_question_are_foreseen(shop: Project) -> None:
-    shop.database.execute("truncate _cdc_users, _cdc_roles, _cdc_permissions")
+    shop.database.execute(f"truncate _cdc_users, _cdc_roles, _cdc_permissions; {NO_CAPTURE}")
     value, ended = shop.json("push-safe", "--yes")
     assert foreseen(value) == happened(value)
     assert {change for change, _, _ in foreseen(value).values()} == {"dropped"}
@@ -160,6 +166,32 @@ def test_a_config_that_does_not_follow_the_variable_is_refused_and_its_database_
     assert "does not follow DATABASE_URL" in value["forecast"]["unknown"]
     assert dump(shop.database) == before
     assert shop.sessions == []
+
+
+def why_not_rehearsed(project: Project, verb: str, environment: Mapping[str, str], *, shared: bool = True) -> str:
+    """Why this verb of drizzle-kit is not rehearsed, as far as that is known before anything runs."""
+    return why_not(
+        MigrationCommand(argv=("npx", "drizzle-kit", verb), directory=project.folder),
+        database=reached(project.database),
+        variable="DATABASE_URL",
+        environment=environment,
+        by_pg=None,
+        shared=shared,
+    )
+
+
+def test_a_config_that_means_another_database_or_what_all_databases_share_is_not_rehearsed(shop: Project) -> None:
+    elsewhere = shop.environment(DATABASE_URL=shop.database.server.url("elsewhere"))
+    assert "names elsewhere on localhost" in why_not_rehearsed(shop, "push", elsewhere)
+    config = shop.folder / "drizzle.config.ts"
+    config.write_text(config.read_text().replace("dialect:", "entities: { roles: true }, dialect:"))
+    assert "entities.roles" in why_not_rehearsed(shop, "push", shop.environment())
+    assert why_not_rehearsed(shop, "push", shop.environment(), shared=False) == ""
+    assert why_not_rehearsed(shop, "migrate", shop.environment()) == ""
+    folder = shop.folder / "drizzle" / "0001_roles"
+    folder.mkdir(parents=True)
+    (folder / "migration.sql").write_text("CREATE ROLE reporting;")
+    assert "0001_roles says “CREATE ROLE”" in why_not_rehearsed(shop, "migrate", shop.environment())
 
 
 # generate and migrate

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from backup.errors import ProcessError, UsageError
 from backup.postgres.database import Database
@@ -26,7 +27,8 @@ _PROBE = """
 import * as loaded from {config};
 import {{ writeSync }} from "node:fs";
 const content: any = (loaded as any).default ?? loaded;
-writeSync(3, JSON.stringify((content.default ?? content).dbCredentials ?? {{}}));
+const {{ dbCredentials, out, entities }} = content.default ?? content;
+writeSync(3, JSON.stringify({{ dbCredentials: dbCredentials ?? {{}}, out, roles: Boolean(entities?.roles) }}));
 process.exit(0);
 """
 
@@ -71,10 +73,15 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """Which database a configuration names; `place` is None where that is not known, for this `reason`."""
+    """Which database a configuration names; `place` is None where that is not known, for this `reason`.
+
+    `out` is the folder of its migrations, `roles` whether push manages roles as well.
+    """
 
     place: Place | None
     reason: str = ""
+    out: str = "drizzle"
+    roles: bool = False
 
 
 def find_kit(directory: Path) -> Kit | None:
@@ -112,7 +119,7 @@ def named_database(kit: Kit, config: Path, directory: Path, environment: Mapping
     and runs as it does at every start of drizzle-kit.
     """
     try:
-        credentials = _read_credentials(kit, config, directory, environment)
+        read = _read_config(kit, config, directory, environment)
     except UsageError as error:
         return Named(place=None, reason=error.what)
     except ProcessError as error:
@@ -122,14 +129,15 @@ def named_database(kit: Kit, config: Path, directory: Path, environment: Mapping
             place=None,
             reason=_PASSWORD.sub(r"\1***", why[1] if why else said.rpartition("\n")[2]).removeprefix("Error: "),
         )
+    credentials, out, roles = read["dbCredentials"], str(read.get("out") or Named.out), bool(read["roles"])
     if url := credentials.get("url"):
         try:
-            return Named(place=place_of(Database.from_url(str(url), config.name)))
+            return Named(place=place_of(Database.from_url(str(url), config.name)), out=out, roles=roles)
         except UsageError as error:
             return Named(place=None, reason=error.what)
     if host := credentials.get("host"):
-        database, user = credentials.get("database"), credentials.get("user")
-        return Named(place=_place(str(host), credentials.get("port"), str(database or user or "")))
+        name = credentials.get("database") or credentials.get("user") or ""
+        return Named(place=_place(str(host), credentials.get("port"), str(name)), out=out, roles=roles)
     return Named(place=None, reason="its dbCredentials hold neither a url nor a host")
 
 
@@ -138,7 +146,7 @@ def _place(host: str, port: object, database: str) -> Place:
     return Place(host="localhost" if here else host, port=str(port or 5432), database=database)
 
 
-def _read_credentials(kit: Kit, config: Path, directory: Path, environment: Mapping[str, str]) -> dict[str, object]:
+def _read_config(kit: Kit, config: Path, directory: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         probe = Path(temporary) / "probe.ts"
         probe.write_text(_PROBE.format(config=json.dumps(str(config))), encoding="utf-8")
@@ -156,7 +164,7 @@ def _read_credentials(kit: Kit, config: Path, directory: Path, environment: Mapp
             start_new_session=True,
         )
     try:
-        credentials = json.loads(finished.stdout)
+        read: dict[str, Any] = json.loads(finished.stdout)
     except ValueError:
         raise ProcessError(finished.argv, 0, f"Error: it ended without reading {config.name}") from None
-    return credentials if isinstance(credentials, dict) else {}
+    return read

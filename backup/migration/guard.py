@@ -56,8 +56,8 @@ Gets a connection that holds it, the table as it was backed up, the same with th
 whether it was rewritten since, by TRUNCATE or ALTER.
 """
 
-Decide = Callable[[str, Table], str]
-"""Why a statement must not have the table; empty where it may."""
+Decide = Callable[[str, int, Table], str]
+"""Why a statement, of a process of the server, must not have the table; empty where it may."""
 
 Find = Callable[[Connection], Sequence[Table]]
 """Finds the CDC tables that there are."""
@@ -281,7 +281,7 @@ class Guard:
         new = key not in self._decided or bool(unsaved)
         if new:
             adopted = oid not in self._backed_up
-            self._decided[key] = unsaved or ("" if adopted else self._decide(waits.query, self._tables[oid]))
+            self._decided[key] = unsaved or ("" if adopted else self._decide(waits.query, waits.pid, self._tables[oid]))
             self._unsaved |= {key} if unsaved else set()
         why, saving = self._decided[key], key in self._unsaved
         if not why:

@@ -2,12 +2,18 @@
 
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import partial
 from pathlib import Path, PurePath
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
+from backup.errors import DatabaseError
 from backup.migration.command import MigrationCommand
+from backup.migration.drizzle import verb_of
 from backup.migration.drizzle_project import SENTINEL, find_config, find_kit, named_database, place_of
+from backup.migration.psql_command import why_not_psql
+from backup.migration.reaching_out import why_reaches_out
 from backup.postgres.database import Database
 
 
@@ -30,10 +36,17 @@ _NAMES_A_DATABASE = (
     (re.compile(r"\bPG(HOST|HOSTADDR|PORT|DATABASE|SERVICE|SERVICEFILE)=(?![\"']?\$)"), "a PG* variable"),
     (re.compile(r"--(host|port|url|database|dbname|database-url|datasource-url)\b(?!=?[\"']?\$)"), "an option for it"),
 )
-_PSQL_PLACE = re.compile(r"-[hpdU].*|--(host|port|dbname|username|service)(=.*)?", re.DOTALL)
+_PLACE = re.compile(r"-[hpdU].*|--(host|port|dbname|username|service)(=.*)?", re.DOTALL)
 _PSQL_VALUED = re.compile(r"-[cfvoLFRTP]|--(command|file|set|variable|output|log-file|pset|field-separator)")
 _PSQL_LEAVES = re.compile(r"\\(c|connect|i|ir|include|include_relative|!|copy|setenv)(?=\s|$)", re.MULTILINE)
-_PLACE = re.compile(r"PG(HOST|HOSTADDR|PORT|DATABASE|USER|PASSWORD|PASSFILE|SERVICE|SERVICEFILE|TARGETSESSIONATTRS)")
+_PLACE = re.compile(
+    r"PG(HOST|HOSTADDR|PORT|DATABASE|USER|PASSWORD|PASSFILE|SERVICE|SERVICEFILE|TARGETSESSIONATTRS)|PGCLUSTER"
+)
+_NOWHERE = {"PGHOST": "cdc-backup.invalid", "PGPORT": "5432", "PGUSER": "cdc-backup", "PGDATABASE": "cdc-backup"}
+"""The place of the sentinel."""
+
+# Read by everybody; no two servers that one could mistake for each other started in the same microsecond.
+_WHICH = "select oid::int8, pg_postmaster_start_time() from pg_database where datname = current_database()"
 _KEPT_IN_URL = ("schema", "search_path", "options", "client_encoding")
 
 
@@ -48,7 +61,9 @@ def tool_of(argv: tuple[str, ...]) -> Tool:
     return Tool(name) if name in (Tool.ALEMBIC, Tool.PSQL) else Tool.OTHER
 
 
-def redirected(environment: Mapping[str, str], to: Database, *, variable: str, url: str | None) -> dict[str, str]:
+def redirected(
+    environment: Mapping[str, str], to: Database, *, variable: str, url: str | None, by_pg: bool
+) -> dict[str, str]:
     """The environment in which a command finds the database `to` where it found its own before.
 
     Args:
@@ -56,34 +71,76 @@ def redirected(environment: Mapping[str, str], to: Database, *, variable: str, u
         to: the scratch database.
         variable: the name of the variable that holds the URL.
         url: what it holds; what only the command understands of it is kept.
+        by_pg: whether the `PG*` variables led to the command's database too. Where they did not, they lead
+            nowhere: with them on the scratch database, a command that follows them alone would be believed.
     """
     there = to.parameters
     same = url is None or f"{_host(there)}:{there.get('port', '5432')}" == _place_in(url)
     # node-postgres takes PGSSLMODE=prefer for an order, so nothing is set that was not set before
     dropped = _PLACE if same else re.compile(f"{_PLACE.pattern}|PGSSL.*")
     kept = {name: value for name, value in environment.items() if not dropped.fullmatch(name)}
-    place = {"PGHOST": _host(there), "PGPORT": there.get("port", "5432"), "PGUSER": to.user, "PGDATABASE": to.name}
-    if password := there.get("password"):
-        place["PGPASSWORD"] = password
+    place = _NOWHERE
+    if by_pg:
+        place = {"PGHOST": _host(there), "PGPORT": there.get("port", "5432"), "PGUSER": to.user, "PGDATABASE": to.name}
+        if password := there.get("password"):
+            place["PGPASSWORD"] = password
     return {**kept, **place, variable: _url(to, url, same=same)}
 
 
-def why_not(command: MigrationCommand, *, variable: str, environment: Mapping[str, str]) -> str:
+def leads_by_pg(database: Database) -> bool | None:
+    """Whether the `PG*` variables of this process lead to the database; None where they name none.
+
+    Both are asked: names can differ and mean the same. What cannot be reached is another one.
+    """
+    named = Database.from_environment()
+    if named is None:
+        return None
+    try:
+        with database.connect() as here, named.connect() as there:
+            return here.execute(_WHICH).fetchone() == there.execute(_WHICH).fetchone()
+    except DatabaseError:
+        return False
+
+
+def why_not(
+    command: MigrationCommand,
+    *,
+    database: Database,
+    variable: str,
+    environment: Mapping[str, str],
+    by_pg: bool | None,
+    shared: bool,
+) -> str:
     """Why it cannot be proven beforehand that a command follows the redirection; empty when nothing speaks against it.
 
-    drizzle-kit's configuration is loaded with a URL that leads nowhere. What a command line names by itself,
-    no variable changes.
+    drizzle-kit's configuration is loaded with a URL that leads nowhere, and as it is. What a command line names
+    by itself, no variable changes.
+
+    Args:
+        command: what is to be rehearsed.
+        database: the real one.
+        variable: the name of the variable that holds its URL.
+        environment: what the command would get.
+        by_pg: what `leads_by_pg` says.
+        shared: whether the scratch database may be on the real server, so that what all of its databases share
+            is in reach.
     """
     tool = tool_of(command.argv)
+    if by_pg is False and tool in (Tool.PSQL, Tool.OTHER):
+        return f"the PG* variables and {variable} name different databases"
+    if tool is Tool.PSQL:
+        if by_pg is None:
+            return "psql follows the PG* variables, and none of PGHOST, PGSERVICE and PGDATABASE is set"
+        return why_not_psql(command.argv[(_program(command.argv) or 0) + 1 :], command.directory, shared=shared)
     for pattern, what in _NAMES_A_DATABASE:
         if any(pattern.search(word) for word in command.argv[1:]):
             return f"its command line names a database itself ({what})"
     if tool is Tool.DRIZZLE:
-        return _why_not_drizzle(command, variable, environment)
-    if tool is Tool.PSQL:
-        return _why_not_psql(command)
+        return _why_not_drizzle(command, database, variable, environment, shared=shared)
     if tool in (Tool.ALEMBIC, Tool.PRISMA) and not probe(command.argv):
         return f"for this command of {tool} there is no harmless one that shows which database it takes"
+    if tool is Tool.PRISMA:
+        return _why_not_files(command.directory / "prisma" / "migrations", shared=shared)
     return ""
 
 
@@ -109,51 +166,37 @@ def _program(argv: tuple[str, ...]) -> int | None:
     return next((n for n, word in enumerate(argv) if not _LAUNCHERS.fullmatch(PurePath(word).name)), None)
 
 
-def _why_not_drizzle(command: MigrationCommand, variable: str, environment: Mapping[str, str]) -> str:
+def _why_not_drizzle(
+    command: MigrationCommand, database: Database, variable: str, environment: Mapping[str, str], *, shared: bool
+) -> str:
     kit, config = find_kit(command.directory), find_config(command.argv, command.directory)
     if kit is None or config is None:
         return f"{'drizzle-kit' if kit is None else 'its configuration'} was not found from {command.directory}"
-    nowhere = Database.from_url(SENTINEL, "the sentinel")
-    host, port, name = (nowhere.parameters[key] for key in ("host", "port", "dbname"))
     others = {key: value for key, value in environment.items() if not key.startswith("PG")}
-    sentinel = {variable: SENTINEL, "PGHOST": host, "PGPORT": port, "PGDATABASE": name, "PGUSER": nowhere.user}
-    named = named_database(kit, config, command.directory, {**others, **sentinel})
-    if named.place is None:
-        return f"which database {config.name} names could not be found out: {named.reason}"
-    if named.place != place_of(nowhere):
+    loads = partial(named_database, kit, config, command.directory)
+    with ThreadPoolExecutor() as both:
+        named, today = both.map(loads, ({**others, **_NOWHERE, variable: SENTINEL}, environment))
+    for loaded in (named, today):
+        if loaded.place is None:
+            return f"which database {config.name} names could not be found out: {loaded.reason}"
+    if named.place != place_of(Database.from_url(SENTINEL, "the sentinel")):
         return f"{config.name} does not follow {variable}: it names {named.place}, whatever that says"
-    return ""
+    real = place_of(database) or place_of(database.named(database.name))
+    if today.place != real:
+        return f"{config.name} names {today.place} as it is, and the database to be backed up is {real}"
+    if shared and today.roles and verb_of(command.argv) == "push":
+        return (
+            f"{config.name} lets push manage roles (entities.roles), which are there for all databases of a server "
+            "(with backup.scratch: embedded it is on a server of its own)"
+        )
+    return _why_not_files(command.directory / today.out, shared=shared) if verb_of(command.argv) == "migrate" else ""
 
 
-def _why_not_psql(command: MigrationCommand) -> str:
-    words = command.argv[(_program(command.argv) or 0) + 1 :]
-    scripts, expected = [], ""
-    for word in words:
-        if expected:
-            flag, expected = expected, ""
-        elif _PSQL_PLACE.fullmatch(word):
-            return f"its command line names a database itself ({word.partition('=')[0][:10]})"
-        elif _PSQL_VALUED.fullmatch(word):
-            expected = word
-            continue
-        else:
-            found = re.fullmatch(r"(-[cf]|--command=|--file=)(.+)", word, re.DOTALL)
-            if not word.startswith("-"):
-                return "its command line names a database itself"
-            if not found:
-                continue
-            flag, word = found[1].rstrip("="), found[2]
-        if flag in ("-c", "--command"):
-            scripts.append(word)
-        elif flag in ("-f", "--file"):
-            try:
-                scripts.append((command.directory / word).read_text(encoding="utf-8", errors="replace"))
-            except OSError as error:
-                return f"{word} cannot be read: {error.strerror}"
-    if not scripts:
-        return "it reads its SQL from stdin, which can be read only once"
-    if leaves := next(filter(None, map(_PSQL_LEAVES.search, scripts)), None):
-        return f"its script says {leaves[0]}, which can reach out of the database"
+def _why_not_files(folder: Path, *, shared: bool) -> str:
+    """Why the SQL files of a migration tool reach out of the database; nothing where there are none."""
+    for file in sorted(folder.rglob("*.sql")):
+        if reason := why_reaches_out(file.read_text(encoding="utf-8", errors="replace"), shared=shared):
+            return f"{file.name if file.stem != 'migration' else file.parent.name} {reason}"
     return ""
 
 

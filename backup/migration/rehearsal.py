@@ -7,17 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from backup.errors import BackupError, ProcessError
-from backup.migration.command import MigrationCommand
+from backup.migration.command import MigrationCommand, without_passwords
 from backup.migration.drizzle import Outcome, judge_drizzle, question_of
 from backup.migration.drizzle_unasked import Unasked, unasked
 from backup.migration.faults import Fault, find_faults, machinery_before
-from backup.migration.redirect import Tool, probe, redirected, tool_of, why_not
+from backup.migration.redirect import Tool, leads_by_pg, probe, redirected, tool_of, why_not
 from backup.migration.verdict import Change, Verdict, judge
 from backup.postgres.catalog import digest_catalog
 from backup.postgres.clients import Clients
+from backup.postgres.cluster import changed_objects, shared_objects
 from backup.postgres.copy import Copied, copy_database
 from backup.postgres.database import Database
 from backup.postgres.newer import mark_horizon
@@ -31,6 +32,7 @@ TIME_LIMIT = 300.0
 """Seconds that a command may take in a rehearsal where nobody set another limit."""
 
 _SHOWN = 5
+_CHANGES_SHOWN = 20
 
 
 class Watched(Protocol):
@@ -97,7 +99,7 @@ class Stage:
     """The real database, and how a scratch database is made from it.
 
     `url` is what the variable that is called `variable` holds; `also` are other tables whose rows are copied,
-    `scratch` where the copy goes, `watched` puts something on the real tables while a command runs.
+    `scratch` where the copy goes, `fingerprints` what the drill saw of each table (schema, name), `watched` puts something on the real tables while a command runs.
     """
 
     database: Database
@@ -111,6 +113,7 @@ class Stage:
     url: str | None
     environment: Mapping[str, str] = field(repr=False)
     time_limit: float
+    fingerprints: Mapping[Name, str]
     watched: Callable[[], AbstractContextManager[Watched]]
 
 
@@ -130,18 +133,28 @@ def nothing_known(
 def rehearse(command: MigrationCommand, stage: Stage) -> Forecast:
     """Run the command on a copy of the database, and judge the copy.
 
-    It runs without a terminal, with the variable of the URL and the `PG*` variables pointing at the copy, and
-    ends with all that it started. Before, what it says of itself must not speak against that it follows them;
-    while it runs, a session on the copy must be seen; afterwards, the real database's catalog must be what it was.
+    It runs without a terminal, with the variable of the URL pointing at the copy, the `PG*` variables too if they
+    led to the real database, and ends with all that it started. Before, what it says of itself must not speak
+    against that it follows them; while it runs, a session on the copy must be seen; afterwards, the real database's
+    catalog must be what it was, and so must what it shares with the other databases of its server.
 
     Raises:
-        BackupError: the command reached the real database, or its catalog changed meanwhile.
+        BackupError: the command reached the real database, its catalog or what its server's databases share changed
+            meanwhile, or the command ran and was not seen on the copy.
     """
     began = time.monotonic()
     try:
-        if reason := why_not(command, variable=stage.variable, environment=stage.environment):
+        by_pg = leads_by_pg(stage.database)
+        reason = why_not(
+            command,
+            database=stage.database,
+            variable=stage.variable,
+            environment=stage.environment,
+            by_pg=by_pg,
+            shared=stage.scratch != "embedded",
+        )
+        if reason:
             raise _NoForecastError(reason)
-        before = _digest(stage.database)
         with scratch_database(stage.database, stage.scratch) as scratch:
             try:
                 copied = copy_database(
@@ -154,16 +167,15 @@ def rehearse(command: MigrationCommand, stage: Stage) -> Forecast:
                 )
             except BackupError as error:
                 raise _NoForecastError(error.what) from error
-            forecast = _rehearse_on(scratch, copied, command, stage, before)
+            forecast = _rehearse_on(scratch, copied, command, stage, by_pg=bool(by_pg))
     except _NoForecastError as reason:
         forecast = nothing_known(command, stage.tables, stage.counts, str(reason))
     return replace(forecast, seconds=time.monotonic() - began)
 
 
-def _rehearse_on(scratch: Scratch, copied: Copied, command: MigrationCommand, stage: Stage, before: str) -> Forecast:
-    """Run it there; `before` is the digest of the real database's catalog."""
+def _rehearse_on(scratch: Scratch, copied: Copied, command: MigrationCommand, stage: Stage, *, by_pg: bool) -> Forecast:
     with tempfile.TemporaryDirectory(prefix="cdc-backup-") as folder, scratch.database.connect() as seen:
-        run = _Run(command=command, stage=stage, scratch=scratch.database, seen=seen)
+        run = _Run(command=command, stage=stage, scratch=scratch.database, seen=seen, by_pg=by_pg)
         if (harmless := probe(command.argv)) and not run.connects(harmless):
             raise _NoForecastError(f"`{harmless[-1]}` of it did not connect to the scratch database")
         names = [(table.schema, table.name) for table in stage.tables]
@@ -178,22 +190,31 @@ def _rehearse_on(scratch: Scratch, copied: Copied, command: MigrationCommand, st
             if tool_of(command.argv) is Tool.DRIZZLE
             else Unasked(argv=command.argv)
         )
+        before = _look(stage.database)
         tried, connected = run.to_its_end(way)
-        if _digest(stage.database) != before:
-            raise BackupError(
-                f"While `{command}` was rehearsed, the catalog of the real database {stage.database} changed: either "
-                "the command reached it, or somebody else changed something.",
-                untouched="The migration was not started, and nothing was backed up.",
-                remedy="Look what changed. --no-rehearse migrates without a rehearsal.",
-            )
+        _refuse_changes(command, stage.database, before, _look(stage.database))
         if not connected:
-            raise _NoForecastError("the command never connected to the scratch database")
+            said = without_passwords(tried.output).strip().rpartition("\n")[2]
+            raise BackupError(
+                f"`{command}` was run to be rehearsed, and never connected to the scratch database. It ended with exit "
+                f"code {tried.returncode}" + (f", and last said “{said}”." if said else "."),
+                untouched="The migration was not started. But in the rehearsal it may have run on another database, "
+                "also on the real one.",
+                remedy=f"Look there. What leads it elsewhere than {stage.variable} must be found; until then: "
+                "--no-rehearse.",
+            )
         if tried.expired:
             raise _NoForecastError(f"it was ended after {stage.time_limit:g} s, the time limit of a rehearsal")
         if command.is_drizzle and (question := question_of(tried.output)):
             raise _NoForecastError(f"it has a question that only a person can answer: “{question}”")
         failure = _failure(command, tried, changed=digest_catalog(seen) != digest)
-        verdicts = judge(scratch.database, tables, counts, {}, horizon=horizon)
+        if failure and copied.in_part:
+            raise _NoForecastError(
+                f"it failed there, perhaps because not all rows of {_names(copied.in_part)} were copied "
+                f"(rehearse_data): {failure}"
+            )
+        proofs = {table.oid: stage.fingerprints.get((table.schema, table.name), "") for table in tables}
+        verdicts = judge(scratch.database, tables, counts, {}, horizon=horizon, fingerprints=proofs)
         faults = find_faults(scratch.database, machinery, tables, verdicts)
         after = find_state(seen, references.state)
     return Forecast(
@@ -201,7 +222,7 @@ def _rehearse_on(scratch: Scratch, copied: Copied, command: MigrationCommand, st
         verdicts=tuple(_doubted(verdict, references, copied) for verdict in verdicts),
         through=_through(verdicts, references, after),
         faults=tuple(fault for fault in faults if fault.is_loss),
-        limits=tuple(_limits(way, copied)),
+        limits=tuple(_limits(way, copied, command, stage.variable)),
         failure=failure,
         output=tried.output if failure else "",
         place=scratch.place,
@@ -216,6 +237,7 @@ class _Run:
     stage: Stage
     scratch: Database
     seen: Connection
+    by_pg: bool
 
     def connects(self, argv: tuple[str, ...]) -> bool:
         """Whether a command that only reads does so on the scratch database."""
@@ -233,7 +255,9 @@ class _Run:
 
     def _try(self, argv: tuple[str, ...]) -> Tried:
         stage = self.stage
-        environment = redirected(stage.environment, self.scratch, variable=stage.variable, url=stage.url)
+        environment = redirected(
+            stage.environment, self.scratch, variable=stage.variable, url=stage.url, by_pg=self.by_pg
+        )
         with stage.watched() as watched:
             try:
                 tried = try_out(
@@ -267,9 +291,36 @@ class _Run:
         return sessions
 
 
-def _digest(database: Database) -> str:
+class _Seen(NamedTuple):
+    """The catalog of the real database, and what it shares with the others of its server."""
+
+    digest: str
+    shared: dict[str, str]
+
+
+def _look(database: Database) -> _Seen:
     with database.connect() as connection:
-        return digest_catalog(connection)
+        return _Seen(digest_catalog(connection), shared_objects(connection))
+
+
+def _refuse_changes(command: MigrationCommand, database: Database, before: _Seen, after: _Seen) -> None:
+    """Nothing may have become of the real database and its server while the command ran elsewhere."""
+    if before.digest != after.digest:
+        raise BackupError(
+            f"While `{command}` was rehearsed, the catalog of the real database {database} changed: either "
+            "the command reached it, or somebody else changed something.",
+            untouched="The migration was not started.",
+            remedy="Look what changed. --no-rehearse migrates without a rehearsal.",
+        )
+    if changed := changed_objects(before.shared, after.shared):
+        more = f", and {len(changed) - _CHANGES_SHOWN:,} more" if len(changed) > _CHANGES_SHOWN else ""
+        raise BackupError(
+            f"While `{command}` was rehearsed, something changed that all databases of the server {database.host} "
+            f"share: {'; '.join(changed[:_CHANGES_SHOWN])}{more}. Either the rehearsal did that, or somebody else.",
+            untouched="The migration was not started.",
+            remedy="Undo it, if it was the rehearsal: the migration would find it done. backup.scratch: embedded "
+            "rehearses on a server of its own; --no-rehearse migrates without.",
+        )
 
 
 def _failure(command: MigrationCommand, tried: Tried, *, changed: bool) -> str:
@@ -303,8 +354,10 @@ def _through(
     return found
 
 
-def _limits(way: Unasked, copied: Copied) -> list[str]:
+def _limits(way: Unasked, copied: Copied, command: MigrationCommand, variable: str) -> list[str]:
     limits = [way.differs] if way.differs else []
+    if tool_of(command.argv) is Tool.OTHER:
+        limits.append(f"run although nothing but its session on the copy shows that it follows {variable}")
     if copied.in_part:
         limits.append(f"run with only the first row of {_names(copied.in_part)}: what depends on their data may differ")
     if copied.extensions:

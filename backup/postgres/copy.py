@@ -90,6 +90,19 @@ from pg_proc p join schemas s on s.oid = p.pronamespace
 join ours on ours.classid = 'pg_proc'::regclass and ours.objid = p.oid
 """
 
+# What a migration calls, or fires, need not be in its own text.
+_REACHING = """
+select format('the foreign server %s', srvname) from pg_foreign_server
+union all
+select format('the extension %s', extname) from pg_extension where extname = 'dblink'
+union all
+select format('the function %s', p.oid::regprocedure)
+from pg_proc p join pg_language l on l.oid = p.prolang
+where p.pronamespace <> 'pg_catalog'::regnamespace and l.lanname <> 'c'
+  and (p.prosrc ilike '%dblink%' or l.lanispl and not l.lanpltrusted)
+order by 1
+"""
+
 _FOREIGN_KEYS = """
 select n.nspname::text, r.relname::text, c.conname::text, pg_get_constraintdef(c.oid)
 from pg_constraint c join pg_class r on r.oid = c.conrelid join pg_namespace n on n.oid = r.relnamespace
@@ -201,10 +214,11 @@ def copy_database(
 
 
 def _refuse_foreign(connection: Connection) -> None:
-    servers = [name for (name,) in connection.execute("select srvname::text from pg_foreign_server order by 1")]
-    if servers:
+    found = [line for (line,) in connection.execute(_REACHING)]
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise BackupError(
-            f"through the foreign server {', '.join(servers)} a statement on the scratch database would reach another"
+            f"through {', '.join(found[:5])}{more} a statement on the scratch database could reach another"
         )
 
 

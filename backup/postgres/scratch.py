@@ -14,7 +14,7 @@ from backup.postgres.database import Database
 from backup.postgres.embedded import DISPOSABLE, embedded_binaries, start_server
 from backup.postgres.tables import Connection
 
-_PREFIX = "cdc_scratch_"
+PREFIX = "cdc_scratch_"
 _MARK = "scratch database of cdc-backup; dropped by its next run if it is still here"
 _AVOID = "Give the role CREATEDB, set backup.scratch to a URL, or install cdc-backup[embedded]."
 
@@ -91,7 +91,7 @@ def count_sessions(connection: Connection) -> int | None:
 @contextmanager
 def _created(host: Database, like: Database) -> Iterator[Database]:
     """A new database on the server of `host`, marked as ours, with a connection of ours to it while we live."""
-    name = f"{_PREFIX}{secrets.token_hex(6)}"
+    name = f"{PREFIX}{secrets.token_hex(6)}"
     identifier = sql.Identifier(name)
     with host.connect() as connection:
         connection.execute("set default_transaction_read_only = off")
@@ -122,7 +122,7 @@ def _created(host: Database, like: Database) -> Iterator[Database]:
 def clear_left(connection: Connection) -> tuple[str, ...]:
     """Drop the scratch databases to which nobody is connected any more; their names."""
     dropped = []
-    for (name,) in connection.execute(_LEFT, [rf"\A{_PREFIX}[0-9a-f]{{12}}\Z", _MARK, _MARK]).fetchall():
+    for (name,) in connection.execute(_LEFT, [rf"\A{PREFIX}[0-9a-f]{{12}}\Z", _MARK, _MARK]).fetchall():
         with suppress(psycopg.Error):  # another run was faster, or is connected by now
             connection.execute(sql.SQL("drop database {}").format(sql.Identifier(name)))
             dropped.append(name)
