@@ -136,7 +136,7 @@ def pre(
     rehearse: bool = False,
     no_rehearse: bool = False,
 ) -> None:
-    """Look what is there, rehearse drizzle-kit push, say what is at risk, ask, back up."""
+    """Look what is there, back up, rehearse drizzle-kit push, say what is at risk, ask."""
     with _safely(context, config, json, path) as cdc:
         cdc.prepare([_push(cdc)], ask=not yes, rehearse=_how(rehearse, no_rehearse))
 

@@ -178,6 +178,7 @@ def test_every_value_is_told_with_who_gives_it(plain: Project) -> None:
         "mode: auto (backup.yml)",
         "drill: False (backup.yml)",
         "scratch: a URL (backup.yml)",
+        "rehearse: off (backup.yml)",
         "jobs: 3 (backup.yml)",
     ]
     assert checks["database"]["detail"].endswith(f"named by DATABASE_URL in {plain.folder}/.env")
