@@ -283,6 +283,20 @@ def test_a_command_that_leaves_it_to_the_variables_is_not_refused(words: tuple[s
     assert not refusal(words, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("-X", "postgresql://u:s3cret@h/d"), ("-X", "host=h password=s3cret"), ("-Xdpassword=s3cret",)),
+        *(("-X", "-c", "\\set x `psql password=s3cret`"), ("-X", "-c", "copy t to program 'psql password=s3cret'")),
+    ],
+    ids=" ".join,
+)
+def test_a_refusal_shows_no_password(words: tuple[str, ...], tmp_path: Path) -> None:
+    said = refusal(("psql", *words), tmp_path)
+    assert said
+    assert "s3cret" not in said
+
+
 def test_psql_is_not_rehearsed_where_the_pg_variables_lead_elsewhere_or_nowhere(tmp_path: Path) -> None:
     words = ("psql", "-X", "-c", "select 1")
     assert "different databases" in refusal(words, tmp_path, by_pg=False)
