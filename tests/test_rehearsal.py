@@ -20,7 +20,7 @@ from backup.postgres.database import Database
 from backup.postgres.embedded import Server
 from tests.chain import CDC_BACKUP, TABLES, Project, end, new_project
 from tests.servers import FreshDatabase
-from tests.sessions import clients_for, dump, reached, snapshot
+from tests.sessions import clients_for, dump, fresh_role, reached, snapshot
 
 LINKED = """
 alter table _cdc_users add user_id integer;
@@ -283,6 +283,20 @@ def test_a_command_that_leaves_it_to_the_variables_is_not_refused(words: tuple[s
     assert not refusal(words, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("-X", "postgresql://u:s3cret@h/d"), ("-X", "host=h password=s3cret"), ("-Xdpassword=s3cret",)),
+        *(("-X", "-c", "\\set x `psql password=s3cret`"), ("-X", "-c", "copy t to program 'psql password=s3cret'")),
+    ],
+    ids=" ".join,
+)
+def test_a_refusal_shows_no_password(words: tuple[str, ...], tmp_path: Path) -> None:
+    said = refusal(("psql", *words), tmp_path)
+    assert said
+    assert "s3cret" not in said
+
+
 def test_psql_is_not_rehearsed_where_the_pg_variables_lead_elsewhere_or_nowhere(tmp_path: Path) -> None:
     words = ("psql", "-X", "-c", "select 1")
     assert "different databases" in refusal(words, tmp_path, by_pg=False)
@@ -480,6 +494,16 @@ def test_a_rehearsal_that_changes_what_all_databases_share_stops_the_chain_and_n
         before = shared_objects(connection)
         connection.execute("alter system reset work_mem")
         assert changed_objects(before, shared_objects(connection)) == ("setting work_mem of the server is gone",)
+
+
+def test_an_ordinary_role_sees_what_all_databases_share_as_well(project: Project) -> None:
+    with (
+        fresh_role(project.database.server, "login") as role,
+        reached(project.database, user=role).connect() as connection,
+    ):
+        before = shared_objects(connection)
+        project.database.execute(f"alter role {role} set work_mem = '5MB'")
+        assert changed_objects(before, shared_objects(connection)) == (f"setting work_mem of role {role} is there now",)
 
 
 @dataclass(frozen=True)

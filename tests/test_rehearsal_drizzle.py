@@ -180,6 +180,7 @@ def why_not_rehearsed(project: Project, verb: str, environment: Mapping[str, str
     )
 
 
+@one_version
 def test_a_config_that_means_another_database_or_what_all_databases_share_is_not_rehearsed(shop: Project) -> None:
     elsewhere = shop.environment(DATABASE_URL=shop.database.server.url("elsewhere"))
     assert "names elsewhere on localhost" in why_not_rehearsed(shop, "push", elsewhere)

@@ -37,6 +37,8 @@ def why_not_psql(words: tuple[str, ...], directory: Path, *, shared: bool) -> st
     options = list(_options(words))
     for option, _ in options:
         if option not in _VALUED and option not in _FLAGS:
+            if not option.startswith("-"):
+                return "its command line names a database itself"
             return f"{option.partition('=')[0]} is no option of psql of which it is known that it names no database"
     if not {"-X", "--no-psqlrc"} & {option for option, _ in options}:
         return "its start-up files (psqlrc) could lead anywhere; say -X"

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator
 
+from backup.migration.command import without_passwords
+
 # Strict on purpose: what is refused here for nothing costs a forecast, what is let through costs data.
 _OUT = (
     r"\bdblink\w*|\bplproxy\b|\w+_fdw\b|\bpg_(background|cron|net)\w*|\bcron\.\w+",
@@ -78,8 +80,9 @@ def _refused(commands: list[str]) -> Iterator[str]:
     for command in commands:
         known = _HARMLESS.match(command)
         if known is None or "`" in known["rest"] or "\\" in known["rest"]:
-            yield _short(command.split()[0] if known is None else command)
+            yield _short(command.split()[0]) + (" with a backtick or another command behind it" if known else "")
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    shown = without_passwords(text)
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"

@@ -15,7 +15,8 @@ select format('membership of %%s in %%s', member::regrole, roleid::regrole),
 from pg_auth_members m group by member, roleid
 union all
 select format('setting %%s of %%s', split_part(c, '=', 1),
-              concat_ws(' in ', 'role ' || nullif(s.setrole, 0)::regrole::text, 'database ' || d.name)), c
+              coalesce(nullif(concat_ws(' in ', 'role ' || nullif(s.setrole, 0)::regrole::text,
+                                        'database ' || d.name), ''), 'all roles')), c
 from pg_db_role_setting s left join databases d on d.oid = s.setdatabase, unnest(s.setconfig) c
 where s.setdatabase = 0 or d.oid is not null
 union all
@@ -38,7 +39,7 @@ group by 1
 
 # Only who may read them sees these.
 _GUARDED = (
-    ("pg_authid", "select 'password of role ' || rolname, md5(rolpassword) from pg_authid"),
+    ("pg_authid", "select 'password of role ' || rolname, md5(rolpassword) from pg_authid where rolpassword <> ''"),
     (
         "pg_file_settings",
         "select format('setting %s of the server', name), setting from pg_file_settings"
