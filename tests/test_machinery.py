@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import psycopg
 import pytest
@@ -11,24 +12,30 @@ import pytest
 from backup.migration.faults import Fault, Part, find_faults, machinery_before
 from backup.migration.verdict import Change, Verdict
 from backup.postgres.embedded import Server
-from backup.postgres.machinery import Machinery
+from backup.postgres.machinery import Machinery, look_at_machinery
 from backup.postgres.tables import Table, find_tables
 from tests.chain import Project, new_project, psql
+from tests.lacking import lacking
 from tests.servers import FreshDatabase, fresh_database
 from tests.sessions import PREFIX, reached, rows
 
 CAPTURE = """
 create table users (id integer primary key, name text);
 create table roles (id integer primary key, name text);
-create table _cdc_users (id serial primary key, op text, name text, unique (op, id));
+create table _cdc_users (id serial primary key, op text, name text, unique (op, id),
+                         number integer generated always as identity);
+create index by_op on _cdc_users (op);
 create table _cdc_roles (id serial primary key, op text);
 create table _cdc_all (id serial primary key, op text);
+create view shown as select op from _cdc_all;
 create function audit_users() returns trigger language plpgsql as $$
 begin insert into _cdc_users (op, name) values (tg_op, coalesce(new.name, old.name)); return null; end $$;
 create trigger cdc_users_audit after insert or update or delete on users for each row execute function audit_users();
 create function audit() returns trigger language plpgsql as $$
 begin execute format('insert into %I (op) values ($1)', '_cdc_' || tg_table_name) using tg_op; return null; end $$;
 create trigger cdc_roles_audit after insert on roles for each row execute function audit();
+create trigger cdc_roles_named after update of name on roles for each row when (new.name is not null)
+  execute function audit();
 create function write_down(op text) returns void language sql as $$ insert into _cdc_all (op) values (op) $$;
 create function forward() returns trigger language plpgsql as $$
 begin perform write_down(new.op); return null; end $$;
@@ -179,8 +186,20 @@ QUIET = {
     "a table and what writes it": (
         "alter table _cdc_users rename to _cdc_people",
         "create or replace function audit_users() returns trigger language plpgsql as $$"
-        " begin insert into _cdc_people (op) values (tg_op); return null; end $$",
+        "\nbegin insert into _cdc_people (op, name) values (tg_op, coalesce(new.name, old.name)); return null; end $$",
     ),
+    "columns that a trigger names": (
+        "alter table roles rename name to label",
+        "alter table _cdc_users rename number to position",
+        "alter index by_op rename to sorted",
+        "alter view shown rename to seen",
+    ),
+    "a new column with a default, and one that may be null": (
+        "alter table _cdc_users add x integer not null default 0, add y text",
+    ),
+    "a sequence that went on": ("select nextval('_cdc_users_id_seq')",),
+    "a table that begins anew": ("truncate _cdc_roles restart identity",),
+    "a row filter's way": ("alter publication feed set table users, _cdc_users",),
     "another trigger for the same": (
         "drop trigger cdc_users_audit on users",
         "create trigger other after insert or update or delete on users for each row execute function audit_users()",
@@ -195,6 +214,203 @@ def test_what_still_captures_under_other_names_is_nothing_to_tell(captured: Look
     for statement in statements:
         captured.database.execute(statement)
     assert captured.faults() == ()
+
+
+FAILS = {
+    "a column that a function names": (
+        "alter table _cdc_users rename column op to operation",
+        "The column op of public._cdc_users is called operation now, and public.audit_users() names it: what that "
+        "writes fails.",
+    ),
+    "a default": (
+        "alter table _cdc_users alter id drop default",
+        "The column id of public._cdc_users is NOT NULL and has no default now, and public.audit_users() does not name "
+        "it: what that writes fails.",
+    ),
+    "an identity": (
+        "alter table _cdc_users alter number drop identity",
+        "The column number of public._cdc_users is NOT NULL and has no default now, and public.audit_users() does not "
+        "name it: what that writes fails.",
+    ),
+    "a column that nobody fills": (
+        "alter table _cdc_users add x integer not null default 0; alter table _cdc_users alter x drop default",
+        "The column x of public._cdc_users is NOT NULL and has no default now, and public.audit_users() does not name "
+        "it: what that writes fails.",
+    ),
+    "a sequence": (
+        "select setval('_cdc_users_id_seq', 1, false)",
+        "The sequence public._cdc_users_id_seq stands behind the largest id in public._cdc_users: what is written "
+        "fails.",
+    ),
+    "a new identity, which begins anew": (
+        "alter table _cdc_users alter number drop identity; alter table _cdc_users alter number add generated always "
+        "as identity; create unique index on _cdc_users (number)",
+        "The sequence public._cdc_users_number_seq stands behind the largest number in public._cdc_users: what is "
+        "written fails.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("statement", "sentence"), FAILS.values(), ids=FAILS.keys())
+def test_writes_that_fail_although_the_table_is_there_are_told_and_mended(
+    captured: Looked, statement: str, sentence: str
+) -> None:
+    captured.database.execute(statement)
+    faults = captured.faults()
+    assert [(f.part, f.sentence) for f in faults if f.is_loss] == [(Part.WRITES_FAIL, sentence)]
+    with pytest.raises(psycopg.errors.Error) as failed:
+        captured.database.execute("insert into users values (8, 'joe')")
+    assert "_cdc_users" in str(failed.value)
+    captured.database.execute(next(fault for fault in faults if fault.is_loss).way_back)
+    assert [fault for fault in captured.faults() if fault.is_loss] == []
+    captured.database.execute("insert into users values (9, 'joe')")
+
+
+LESS = {
+    "WHEN": (
+        "drop trigger cdc_users_audit on users; create trigger cdc_users_audit after insert or update or delete on "
+        "users for each row when (false) execute function audit_users();"
+        "alter table users enable always trigger cdc_users_audit",
+        "public.users writes less to public._cdc_users: its trigger cdc_users_audit fires only WHEN (false).",
+    ),
+    "UPDATE OF": (
+        "drop trigger cdc_users_audit on users; create trigger cdc_users_audit after insert or update of id or delete "
+        "on users for each row execute function audit_users(); alter table users enable always trigger cdc_users_audit",
+        "public.users writes less to public._cdc_users: it is written only on UPDATE OF id.",
+    ),
+    "a body that names its table only in a comment": (
+        "create or replace function audit_users() returns trigger language plpgsql as"
+        " 'begin /* insert into _cdc_users */ return null; -- _cdc_users\nend'",
+        "public.users no longer writes to public._cdc_users: its trigger cdc_users_audit is there, and its function "
+        "public.audit_users() does not speak of it any more.",
+    ),
+    "UNLOGGED": (
+        "alter publication feed drop table _cdc_users; alter table _cdc_users set unlogged",
+        "public._cdc_users is UNLOGGED now: its rows are gone after the next crash, and nothing is sent on.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("statement", "sentence"), LESS.values(), ids=LESS.keys())
+def test_what_captures_less_under_the_same_name_is_a_loss_and_can_be_brought_back(
+    captured: Looked, statement: str, sentence: str
+) -> None:
+    captured.database.execute(statement)
+    faults = captured.faults()
+    assert (sentence, True) in [(fault.sentence, fault.is_loss) for fault in faults]
+    for fault in reversed(faults):
+        captured.database.execute(fault.way_back)
+    assert captured.faults() == ()
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ("_cdc_users where (id < 0)", "The publication feed sends of public._cdc_users only its rows WHERE (id < 0)."),
+        ("_cdc_users (id)", "The publication feed sends of public._cdc_users no longer its columns name, number, op."),
+    ],
+)
+def test_a_publication_that_sends_less_of_a_table_is_a_loss(captured: Looked, entry: str, sentence: str) -> None:
+    if captured.database.rows("select current_setting('server_version_num')::int < 150000")[0][0]:
+        lacking("row filters of publications (they came with PostgreSQL 15)")
+    captured.database.execute(f"alter table _cdc_users replica identity full; alter publication feed set table {entry}")
+    assert (sentence, True) in [(fault.sentence, fault.is_loss) for fault in captured.faults()]
+    for fault in captured.faults():
+        captured.database.execute(fault.way_back)
+    assert captured.faults() == ()
+
+
+def test_a_setting_by_which_no_trigger_fires_is_a_loss(captured: Looked) -> None:
+    name = captured.database.name
+    captured.database.execute(f"alter database {name} set session_replication_role = replica")
+    (fault,) = captured.faults()
+    assert (fault.part, fault.is_loss) == (Part.SETTING, True)
+    before = len(rows(captured.database, "_cdc_roles"))
+    captured.database.execute("insert into roles values (7, 'x')")
+    assert len(rows(captured.database, "_cdc_roles")) == before
+    captured.database.execute(fault.way_back)
+    assert captured.faults() == ()
+    captured.database.execute("insert into roles values (8, 'x')")
+    assert len(rows(captured.database, "_cdc_roles")) == before + 1
+
+
+TOLD = {
+    "a function that writes as before and says something else": (
+        "create or replace function audit_users() returns trigger language plpgsql as $$"
+        " begin insert into _cdc_users (op) values ('x'); return null; end $$",
+        "The function public.audit_users(), which writes to public._cdc_users, is another now.",
+    ),
+    "a function's settings": (
+        "alter function audit_users() set work_mem = '1MB'",
+        "The function public.audit_users(), which writes to public._cdc_users, is another now.",
+    ),
+    "when a trigger fires": (
+        "drop trigger cdc_roles_audit on roles;"
+        "create trigger cdc_roles_audit before insert on roles for each row execute function audit()",
+        "The trigger cdc_roles_audit on public.roles is another now: CREATE TRIGGER cdc_roles_audit BEFORE INSERT ON "
+        "public.roles FOR EACH ROW EXECUTE FUNCTION public.audit().",
+    ),
+    "a column that is only spoken of": (
+        "alter table _cdc_roles rename column op to operation",
+        "The column op of public._cdc_roles is called operation now, and public.audit() names it: what that writes may "
+        "fail.",
+    ),
+    "a column that whoever writes may not fill": (
+        "alter table _cdc_roles add x integer not null default 0; alter table _cdc_roles alter x drop default",
+        "The column x of public._cdc_roles is NOT NULL and has no default now: what is written may fail.",
+    ),
+    "a column that may not be null any more": (
+        "alter table _cdc_users alter op set not null",
+        "The column op of public._cdc_users is NOT NULL and has no default now: what is written may fail.",
+    ),
+    "a CHECK": (
+        "alter table _cdc_users add constraint known check (op <> 'INSERT') not valid",
+        "The constraint known on public._cdc_users is new: what is written may fail by it.",
+    ),
+    "a key": (
+        "create unique index one on _cdc_users (name)",
+        "The index one on public._cdc_users is new: what is written may fail by it.",
+    ),
+    "row security": (
+        "alter table _cdc_users enable row level security",
+        "Row security of public._cdc_users is enabled now: who writes to it may be refused.",
+    ),
+    "row security for owners": (
+        "alter table _cdc_users force row level security",
+        "Row security of public._cdc_users is forced, also for its owner now: who writes to it may be refused.",
+    ),
+    "an index": ("drop index by_op", "The index by_op on public._cdc_users is gone."),
+    "a view": ("drop view shown", "The view shown on public._cdc_all is gone."),
+}
+
+
+def test_what_may_well_be_meant_is_told_and_no_loss(captured: Looked) -> None:
+    for statement, sentence in TOLD.values():  # in one database, because each way back leaves it as it was
+        captured.database.execute(statement)
+        faults = captured.faults()
+        assert [(fault.sentence, fault.is_loss) for fault in faults] == [(sentence, False)]
+        captured.database.execute(faults[0].way_back)
+        assert captured.faults() == (), sentence
+
+
+def test_the_number_of_queries_does_not_grow_with_the_tables(captured: Looked) -> None:
+    def queries() -> int:
+        asked = []
+
+        class Counted(psycopg.Cursor[tuple[Any, ...]]):
+            def execute(self, *args: Any, **kwargs: Any) -> Self:
+                asked.append(args)
+                return super().execute(*args, **kwargs)
+
+        with reached(captured.database).connect() as connection:
+            names = [(table.schema, table.name) for table in find_tables(connection, prefix=PREFIX, schemas="*")]
+            connection.cursor_factory = Counted
+            assert len(look_at_machinery(connection, names).shapes) == len(names)
+        return len(asked)
+
+    few = queries()
+    captured.database.execute("".join(f"create table _cdc_more_{n} (id serial primary key);" for n in range(20)))
+    assert queries() == few
 
 
 @pytest.mark.parametrize(
@@ -235,6 +451,7 @@ def test_what_goes_with_an_application_table_is_told_and_no_loss(captured: Looke
     assert told == {
         "public.users is gone, and with it its trigger cdc_users_audit, which wrote to public._cdc_users.": False,
         "public.roles is gone, and with it its trigger cdc_roles_audit, which wrote to public._cdc_roles.": False,
+        "public.roles is gone, and with it its trigger cdc_roles_named, which wrote to public._cdc_roles.": False,
         "public.roles is gone, and with it its rule keep, which wrote to public._cdc_all.": False,
     }
 
