@@ -16,7 +16,7 @@ from backup.errors import (
     ProcessError,
     UsageError,
 )
-from backup.foresee import foresee, is_rehearsed, refuse_strike
+from backup.foresee import foresee, is_rehearsed, refuse_elsewhere, refuse_strike
 from backup.init import initialise
 from backup.listing import show_sessions
 from backup.migration.command import MigrationCommand
@@ -161,6 +161,8 @@ class CDCBackup:
             command.check()
         if not without_backup:
             self._refuse_disabled()
+            for command in commands:
+                refuse_elsewhere(command, self._database)
         agreed: Forecast | None = None
         with self._files_told(before):
             if before and not self._dry:
@@ -378,10 +380,9 @@ class CDCBackup:
                 refuse_strike(database, commands, self._program, self._report, self.result)
             asks = ask and self.settings.mode is Mode.PROMPT and self._report.attended
             if asks and not self._report.ask("Go on?" if first else question):
-                kept = (
-                    f"The backup {self.result.session.path} stays." if self.result.session else "Nothing was backed up."
-                )
-                raise DeclinedError("The answer was no.", untouched=f"Nothing was started. {kept}")
+                session = self.result.session
+                kept = f"The backup {session.path} stays" if session else "Nothing was backed up"
+                raise DeclinedError("The answer was no.", untouched=f"{kept}, nothing was started.")
             if not first:
                 self._back_up(database, names, clients)
         # Who is neither asked nor said so before has agreed to nothing.

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import quote, quote_plus
 
-from backup.errors import BackupError, MigrationError
+from backup.errors import BackupError, MigrationError, UsageError
 from backup.migration.command import MigrationCommand, without_passwords
-from backup.migration.redirect import Tool, tool_of
+from backup.migration.redirect import Tool, goes_by_pg, leads_by_pg, tool_of
 from backup.migration.rehearsal import Forecast, Stage, nothing_known, rehearse
 from backup.migration.verdict import Change, Verdict, judge
 from backup.postgres.database import Database
@@ -66,6 +66,20 @@ def foresee(
 def is_rehearsed(commands: Sequence[MigrationCommand], how: Rehearse) -> bool:
     """Whether there is going to be a rehearsal."""
     return bool(commands) and how is not Rehearse.OFF and not _not_tried(commands, how)
+
+
+def refuse_elsewhere(command: MigrationCommand, database: Database) -> None:
+    """Refuse a psql that nothing leads to the database that is backed up.
+
+    Raises:
+        UsageError: it names no database itself, and the `PG*` variables, which it follows, name none or another.
+    """
+    if goes_by_pg(command.argv) and not leads_by_pg(database):
+        raise UsageError(
+            f"`{command}` follows the PG* variables, and they do not lead to {database}, which would be backed up.",
+            untouched="Nothing was done.",
+            remedy="Name the database in the command, or set PGHOST, PGPORT, PGUSER and PGDATABASE.",
+        )
 
 
 def refuse_strike(

@@ -148,16 +148,16 @@ STRIKES = [
         (
             "TRUNCATE and as many INSERTs",
             ("truncate _cdc_users", *(f"insert into _cdc_users values ({n}, 'joe')" for n in (4, 5, 6))),
-            Change.ROWS_CHANGED,
+            Change.UNKNOWN,
             3,
-            f"at least 2 {TOUCHED}",
+            "it was rewritten, and nothing proves that its rows are still the same",
         ),
         (
             "DELETE, rewritten, and as many INSERTs",
             (
-                "delete from _cdc_users where id = 2",
+                Change.UNKNOWN,
                 "alter table _cdc_users set unlogged",
-                "insert into _cdc_users values (4, 'joe')",
+                "it was rewritten, and nothing proves that its rows are still the same",
             ),
             Change.ROWS_CHANGED,
             3,
@@ -167,9 +167,9 @@ STRIKES = [
             "rewritten, and more rows",
             (
                 "vacuum full _cdc_users",
-                "insert into _cdc_users values (4, 'joe')",
+                Change.UNKNOWN,
                 "alter table _cdc_users add more float default random()",
-                "insert into _cdc_users values (5, 'eve')",
+                "it was rewritten, and nothing proves that its rows are still the same",
             ),
             Change.UNTOUCHED,
             5,
@@ -180,9 +180,9 @@ STRIKES = [
         (
             "rewritten",
             ("alter table _cdc_users set unlogged", "vacuum full _cdc_users"),
-            Change.UNTOUCHED,
+            Change.UNKNOWN,
             3,
-            "",
+            "it was rewritten, and nothing proves that its rows are still the same",
         ),
     )
 ]
@@ -224,6 +224,18 @@ def test_the_verdict_is_what_the_database_holds_whatever_the_commands_exit_code(
         assert ("It also failed" in value["message"]) == bool(loss and strike.end)
         if "cascade of its schema" not in strike.name.lower():
             assert on(value["verdict"], "_cdc_roles")["change"] == "untouched"
+
+
+def test_a_table_that_was_rewritten_has_its_rows_by_the_fingerprint_of_the_drill(project: Project) -> None:
+    project.configure(drill=True)
+    rewrite = ("alter table _cdc_users add more float default random()", "insert into _cdc_users values (4, 'joe')")
+    value, ended = project.json("run-safe", "--", *psql(project, *rewrite))
+    assert ended.code == 0, ended.said
+    assert on(value["verdict"], "_cdc_users")["change"] == "untouched"
+    others = "begin; truncate _cdc_users; insert into _cdc_users select g, 'other' from generate_series(1, 9) g; commit"
+    value, ended = project.json("run-safe", "--", *psql(project, others))
+    assert ended.code == 6, ended.said
+    assert on(value["verdict"], "_cdc_users")["change"] == "unknown"
 
 
 def test_a_server_that_is_gone_leaves_a_verdict_of_unknown_and_that_is_a_loss(

@@ -87,6 +87,14 @@ def redirected(
     return {**kept, **place, variable: _url(to, url, same=same)}
 
 
+def goes_by_pg(argv: tuple[str, ...]) -> bool:
+    """Whether a command line is one of psql that names no database by itself, so that `PG*` variables lead it."""
+    words = argv[(_program(argv) or 0) + 1 :]
+    valued = re.compile(r"-[cfvoLFRTP]|--(command|file|set|variable|output|log-file|pset|field-separator)")
+    plain = [w for n, w in enumerate(words) if not n or not valued.fullmatch(words[n - 1])]
+    return tool_of(argv) is Tool.PSQL and all(re.match(r"-(?![dhpU]|-(d|h|po|u|se?r))", word) for word in plain)
+
+
 def leads_by_pg(database: Database) -> bool | None:
     """Whether the `PG*` variables of this process lead to the database; None where they name none.
 

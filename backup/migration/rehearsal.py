@@ -99,7 +99,8 @@ class Stage:
     """The real database, and how a scratch database is made from it.
 
     `url` is what the variable that is called `variable` holds; `also` are other tables whose rows are copied,
-    `scratch` where the copy goes, `fingerprints` what the drill saw of each table (schema, name), `watched` puts something on the real tables while a command runs.
+    `scratch` where the copy goes, `fingerprints` what the drill saw of each table (schema, name), `watched` puts
+    something on the real tables while a command runs.
     """
 
     database: Database
