@@ -305,5 +305,5 @@ def _tell(plan: Sequence[TablePlan], mode: RestoreMode, session: Session, report
 def _of_delta(done: Restored) -> str:
     """How many of the rows to bring back the delta held, and the session not."""
     told = [f"{done.newer:,} of them written after the backup"] if done.newer else []
-    told += [f"{done.updated:,} as they were updated after it"] if done.updated else []
+    told += [f"{done.updated:,} in the version that the delta has"] if done.updated else []
     return f" ({', '.join(told)})" if told else ""
