@@ -276,8 +276,9 @@ def _started(
     A signal while it is being started waits until there is a child to be ended.
     """
     early: list[signal.Signals] = []
-    try:
-        with handled(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), early.append)):
+    with contextlib.ExitStack() as deferring:
+        deferring.enter_context(handled(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), early.append)))
+        try:
             child = subprocess.Popen(
                 argv,
                 env=environment,
@@ -291,17 +292,19 @@ def _started(
                 extra_groups=() if user is not None else None,
                 start_new_session=start_new_session,
             )
-    except OSError as error:
-        # the exit codes of a shell that cannot start a program (POSIX, Shell Command Language, 2.8.2)
-        raise ProcessError(argv, 127 if isinstance(error, FileNotFoundError) else 126, str(error)) from error
-    with child:
-        try:
-            for number in early:
-                signal.raise_signal(number)
-            yield child
-        except BaseException:
-            _end(child, whole_session=start_new_session)
-            raise
+        except OSError as error:
+            # the exit codes of a shell that cannot start a program (POSIX, Shell Command Language, 2.8.2)
+            raise ProcessError(argv, 127 if isinstance(error, FileNotFoundError) else 126, str(error)) from error
+        with child:
+            try:
+                # not a moment earlier: a signal that is raised outside of this block leaves a child behind
+                deferring.close()
+                for number in early:
+                    signal.raise_signal(number)
+                yield child
+            except BaseException:
+                _end(child, whole_session=start_new_session)
+                raise
 
 
 def _end(child: subprocess.Popen[bytes], *, whole_session: bool) -> None:

@@ -82,3 +82,23 @@ def test_ctrl_c_at_the_question_is_a_no(project: Project) -> None:
         code, said = end(shown)
     assert code != 0, said
     assert tables(project) == {"_cdc_users", "_cdc_roles", "_cdc_empty"}
+
+
+def test_rows_that_no_restore_can_bring_in_are_kept_for_a_person_and_that_is_no_success(project: Project) -> None:
+    project.configure(rehearse="on", drill=True)
+    statements = (
+        "alter table _cdc_users add column extra integer",
+        "insert into _cdc_users values (4, 'joe', null, 777)",
+        "drop table _cdc_users",
+    )
+    value, ended = project.json("run-safe", "--yes", "--", *psql(project, *statements))
+    assert ended.code == 6, ended.said
+    [gap] = value["guard"]["gaps"]
+    assert gap["table"] == "public._cdc_users"
+    assert "its columns were changed meanwhile" in gap["reason"]
+    session = Path(value["session"])
+    [kept] = session.with_name(f"{session.name}.delta").glob("*.aside.sql")
+    assert kept.name in gap["reason"]
+    assert "4\tjoe\t\\N\t777\n" in kept.read_text()
+    assert project.cdc("restore", "--yes").code == 0
+    assert project.database.rows("select count(*) from _cdc_users") == [(3,)]

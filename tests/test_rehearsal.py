@@ -14,10 +14,11 @@ import pytest
 from backup.errors import BackupError
 from backup.migration.command import MigrationCommand
 from backup.migration.redirect import Tool, leads_by_pg, redirected, tool_of, why_not
-from backup.migration.rehearsal import Stage, Unwatched, Watched, rehearse
+from backup.migration.rehearsal import Stage, Watched, rehearse
 from backup.postgres.cluster import changed_objects, shared_objects
 from backup.postgres.database import Database
 from backup.postgres.embedded import Server
+from backup.stand_guard import StoodAgainst
 from tests.chain import CDC_BACKUP, TABLES, Project, end, new_project
 from tests.servers import FreshDatabase
 from tests.sessions import clients_for, dump, fresh_role, reached, snapshot
@@ -540,7 +541,7 @@ def stage(
         environment={**os.environ, "DATABASE_URL": database.url},
         time_limit=time_limit,
         fingerprints={},
-        watched=lambda: nullcontext(watched or Unwatched()),
+        watched=lambda: nullcontext(watched or StoodAgainst()),
     )
 
 

@@ -50,14 +50,6 @@ class Watched(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unwatched:
-    """Nothing stands there."""
-
-    strikes: tuple[str, ...] = ()
-    struck: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Forecast:
     """What a command would do to the CDC tables.
 

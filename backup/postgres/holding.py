@@ -103,8 +103,8 @@ class Holding:
         if not self.outside:
             return {}
         standing = find_standing(self._watch, list(self.outside))
-        self._astray |= {h.missed.oid for h in self._holders if h.missed and (h.astray or h.missed.oid in standing)}
         self.slipped |= self._astray - standing.keys()
+        self._astray |= {holder.missed.oid for holder in self._holders if holder.missed} & standing.keys()
         for holder in self._holders:
             holder.missed = None
         self.outside = {oid: _named(self.outside[oid], now) for oid, now in standing.items()}

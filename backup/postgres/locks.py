@@ -112,7 +112,6 @@ class Holder:
         self.held: dict[int, Table] = {}
         self.awaited: Table | None = None
         self.missed: Table | None = None
-        self.astray = False
 
     @property
     def free(self) -> bool:
@@ -179,7 +178,7 @@ class Holder:
     def arrived(self) -> Table | None:
         """The table that was waited for, once it is ours; None while it is not, and when it never will be.
 
-        `missed` is it then, and `astray` says that its name is another table's by now.
+        `missed` is it then: its name is nobody's, or another table's by now.
         """
         pgconn = self.connection.pgconn
         pgconn.consume_input()
@@ -193,7 +192,7 @@ class Holder:
             self.held[table.oid] = table
             return table
         self.connection.execute("rollback to savepoint one")
-        self.missed, self.astray = table, locked
+        self.missed = table
         return None
 
     def _are_named(self, tables: Iterable[Table]) -> bool:
