@@ -1,6 +1,7 @@
 """The migration itself: run, judged by the catalog, told, with the way back where something is lost."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -218,6 +219,9 @@ class SafeRun:
             raise MigrationError(failure, untouched=sentence if changed else "The CDC tables are as they were.")
         self.result.status = Status.MIGRATED
         self.report.say(f"The migration is done. {sentence}".strip(), "bold green")
+        if self.result.session and any(v.announced for v in verdict):
+            words = shlex.join(["--session", self.result.session.name, *self.named])
+            self.report.say(f"If that was not meant, this brings it back:\n  {self.restore} {words}")
 
 
 def _shown(commands: Sequence[MigrationCommand]) -> str:

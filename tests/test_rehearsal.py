@@ -94,6 +94,7 @@ def test_what_is_foreseen_is_what_happens_and_counts_as_announced_to_who_said_ye
     }
     assert "empty `_cdc_users` (3 rows) through the cascade from `users`" in ended.stderr
     assert ended.code == 0, ended.said
+    assert f"restore --session {Path(value['session']).name}" in ended.stderr
     assert scratch_databases(project) == []
 
 
