@@ -107,6 +107,20 @@ def test_what_is_taken_was_saved_before_with_all_that_was_committed_by_then(
     assert guard.gaps == {}
 
 
+def test_the_guard_leaves_in_order_while_a_table_is_still_taken(database: FreshDatabase) -> None:
+    database.execute(TABLES)
+    with database.connect() as connection:
+        with guarded(database, Kept()) as guard:
+            connection.execute("begin; drop table _cdc_a")
+        waiting = (
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        assert database.rows(waiting) == [(0,)]
+        connection.execute("rollback")
+    assert [strike.table for strike in guard.strikes] == ["public._cdc_a"]
+    assert guard.gaps == {}
+
+
 def test_who_reads_and_writes_does_not_notice_the_guard(database: FreshDatabase) -> None:
     database.execute(TABLES)
     with guarded(database, Kept()) as guard, database.connect() as connection:

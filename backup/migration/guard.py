@@ -175,6 +175,7 @@ class Guard:
             try:
                 with connections:
                     self._look_on(watch, holding)
+                    holding.end()
                 return
             except (CDCBackupError, psycopg.Error) as error:
                 why = f"the guard lost its connection at {time.strftime('%H:%M:%S')}: {one_line(str(error))}"

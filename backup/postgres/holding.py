@@ -122,6 +122,11 @@ class Holding:
         self._make_ready()
         return {oid: standing[oid] for oid in back if oid in standing}
 
+    def end(self) -> None:
+        """Let go of everything, and stand in no queue any more; a connection that does cannot be closed in order."""
+        for holder in self._holders:
+            holder.let_go()
+
     def pause(self, seconds: float) -> None:
         """Wait so long, or until a table that we stand in the queue for may be ours."""
         select.select([holder.connection for holder in self._holders if holder.awaited], [], [], seconds)
