@@ -12,7 +12,7 @@ from typing import LiteralString
 import psycopg
 from psycopg import conninfo, sql
 
-from backup.postgres.clients import Clients, find_clients
+from backup.postgres.clients import Clients, InstalledClients, find_clients
 from backup.postgres.database import Database
 from backup.postgres.embedded import Server
 from backup.postgres.snapshot import Snapshot, take_snapshot
@@ -140,16 +140,16 @@ def _entries(said: str) -> list[str]:
     return re.split(r"^--\n-- (?:Data for )?Name: .*\n--\n", said, flags=re.MULTILINE)
 
 
-def pretending(folder: Path, real: Clients, script: str) -> Clients:
+def pretending(folder: Path, real: InstalledClients, script: str) -> InstalledClients:
     """Clients whose pg_dump is a shell script; `real` in it stands for what runs the real one."""
     folder.mkdir(exist_ok=True)
     program = folder / "pg_dump"
-    program.write_text(f'#!/bin/sh\nreal() {{ {shlex.quote(real.pg_dump)} "$@"; }}\n{script}\n')
+    program.write_text(f'#!/bin/sh\nreal() {{ {shlex.quote(str(real.folder / "pg_dump"))} "$@"; }}\n{script}\n')
     program.chmod(0o755)
-    return Clients(folder=folder, version=real.version)
+    return InstalledClients(folder=folder, version=real.version)
 
 
-def clients_for(database: FreshDatabase) -> Clients:
+def clients_for(database: FreshDatabase) -> InstalledClients:
     """The clients that a backup of this database would choose."""
     with reached(database).connect() as connection:
         return find_clients(reached(database), connection.info.parameter_status("server_version") or "")

@@ -47,9 +47,9 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_server_is_served_by_clients_that_are_not_older(database: FreshDatabase) -> None:
     found = clients_for(database)
-    assert found.major >= major_of(database.server.binaries)
-    assert Path(found.pg_dump).is_file()
-    assert Path(found.psql).is_file()
+    assert major(found.version) >= major_of(database.server.binaries)
+    assert (found.folder / "pg_dump").is_file()
+    assert (found.folder / "psql").is_file()
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def waiting_pg_dump(tmp_path: Path, filled: FreshDatabase) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     os.mkfifo(tmp_path / "never")
-    real, here = shlex.quote(clients_for(filled).pg_dump), shlex.quote(str(tmp_path))
+    real, here = shlex.quote(str(clients_for(filled).folder / "pg_dump")), shlex.quote(str(tmp_path))
     (folder / "pg_dump").write_text(f"""#!/bin/sh
         case "$1" in --version) echo "pg_dump (PostgreSQL) 99.1"; exit;; esac
         {real} "$@"

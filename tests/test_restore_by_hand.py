@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from psycopg import sql
 
-from backup.postgres.clients import Clients
+from backup.postgres.clients import InstalledClients
 from backup.postgres.embedded import Server
 from backup.session.folder import Session
 from tests.restoring import everything, oddities
@@ -133,7 +133,7 @@ def test_restore_that_fails_on_its_way_changes_nothing(database: FreshDatabase, 
 def test_files_of_a_newer_pg_dump_are_read_by_the_servers_own_psql(machine_server: Server, tmp_path: Path) -> None:
     embedded = find_binaries("embedded")
     assert embedded
-    newer = Clients(folder=embedded, version=version(embedded / "pg_dump"))
+    newer = InstalledClients(folder=embedded, version=version(embedded / "pg_dump"))
     with (
         fresh_role(machine_server) as role,
         fresh_role(machine_server) as other,

@@ -7,7 +7,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from backup.postgres.clients import Clients
+from backup.postgres.clients import InstalledClients
 from backup.postgres.embedded import Server
 from backup.session.folder import Session
 from tests.lacking import lacking
@@ -577,7 +577,7 @@ def test_what_a_newer_client_wrote_an_older_psql_and_server_can_read(
     with fresh_database(machine_server) as database:
         _make(database, what, "nobody", "nobody")
         before = dump(database)
-        clients = Clients(folder=newest, version=version(newest / "pg_dump"))
+        clients = InstalledClients(folder=newest, version=version(newest / "pg_dump"))
         session = write(database, tmp_path, clients=clients)
         assert session.manifest.client_version == clients.version
         _drop_tables(database)

@@ -52,7 +52,7 @@ def look_at_server(database: Database, settings: Settings) -> Generator[Finding,
     try:
         clients = find_clients(database, version)
         yield Finding(
-            check="clients", health=Health.OK, detail=f"pg_dump and psql {clients.version} in {clients.folder}"
+            check="clients", health=Health.OK, detail=f"pg_dump and psql {clients.version} in {clients.place}"
         )
     except CDCBackupError as error:
         yield _missing("clients", error)

@@ -11,11 +11,10 @@ import psycopg
 from psycopg import sql
 
 from backup.errors import BackupError
-from backup.postgres.clients import Clients
+from backup.postgres.clients import Clients, argument
 from backup.postgres.database import Database
 from backup.postgres.snapshot import count_rows
 from backup.postgres.tables import Connection, Table, find_tables_by
-from backup.process import run
 
 BUDGET = 32 * 1024 * 1024
 """Bytes of tables, as they lie on the server, that are copied whole although nobody asked for them."""
@@ -181,21 +180,16 @@ def copy_database(
 
         def load(*options: str) -> None:
             file = Path(folder) / "definitions.sql"
-            run(
-                (
-                    clients.pg_dump,
-                    *("--no-password", "--no-sync", "--no-blobs", "--no-subscriptions", "--no-tablespaces"),
-                    *("--no-security-labels", f"--lock-wait-timeout={round(lock_timeout * 1000)}"),
-                    *(f"--snapshot={moment[0] if moment else ''}", f"--file={file}"),
-                    *(*options, *source.arguments()),
-                ),
-                environment=source.environment(),
+            clients.pg_dump(
+                source,
+                *("--no-sync", "--no-blobs", "--no-subscriptions", "--no-tablespaces", "--no-security-labels"),
+                f"--lock-wait-timeout={round(lock_timeout * 1000)}",
+                f"--snapshot={moment[0] if moment else ''}",
+                *options,
+                target=file,
             )
             # without ON_ERROR_STOP: owners, grants and the like may fail; what matters is compared in the end
-            run(
-                (clients.psql, "--no-psqlrc", "--no-password", "--quiet", f"--file={file}", *target.arguments()),
-                environment=target.environment(),
-            )
+            clients.psql(target, f"\\i {argument(str(file))}\n")
 
         load("--section=pre-data", "--section=data", *_patterns(in_part))
         for other in in_part:

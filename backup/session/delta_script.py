@@ -9,12 +9,13 @@ whatever a restore does with a table it does with the delta's rows too. The scri
 
 from collections.abc import Iterator, Sequence
 
+from backup.postgres.clients import argument
 from backup.postgres.fingerprint import fingerprint
 from backup.postgres.tables import Table
 from backup.session.delta_parts import Delta, Part, delta_variable
 from backup.session.folder import RESTORE_SCRIPT, Manifest
 from backup.session.merge import missing_rows, row_text, same_key
-from backup.session.statements import argument, block, identifier, literal, one_line
+from backup.session.statements import block, identifier, literal, one_line
 
 _BENEATH = "cdc-backup: session"
 _NEWER = "cdc-backup: newer"

@@ -15,7 +15,6 @@ from backup.postgres.dependents import FUNCTIONS
 from backup.postgres.snapshot import Count, Snapshot
 from backup.postgres.surroundings import Surroundings
 from backup.postgres.tables import Table
-from backup.process import run
 from backup.session.rows import count_copied, count_inserted
 
 LARGEST_STATEMENT = 16 * 1024 * 1024
@@ -122,32 +121,26 @@ def _run_pg_dump(
     snapshot: Snapshot, database: Database, clients: Clients, jobs: int, folder: Path, *arguments: str
 ) -> tuple[Entry, ...]:
     """One pg_dump into `folder`, inside the snapshot; its table of contents."""
-    environment = database.environment()
-    # A setting of the database or the role would show in the text; a scratch database does not have it.
-    environment["PGTZ"] = "UTC"
     differing = snapshot.connection.execute(
         "select s.name, s.value from unnest(%s::text[], %s::text[]) as s (name, value)"
         " where current_setting(s.name) <> s.value",
         [list(_TEXT_SETTINGS), list(_TEXT_SETTINGS.values())],
     ).fetchall()
-    options = [environment.get("PGOPTIONS", ""), *(f"-c {name}={value}" for name, value in differing)]
-    environment["PGOPTIONS"] = " ".join(options).strip()
-    run(
-        (
-            clients.pg_dump,
-            "--format=directory",
-            f"--jobs={jobs}",
-            "--compress=0",
-            "--no-sync",
-            "--no-password",
-            "--encoding=UTF8",
-            f"--lock-wait-timeout={_LOCK_WAIT_MILLISECONDS}",
-            f"--snapshot={snapshot.id}",
-            f"--file={folder}",
-            *arguments,
-            *database.arguments(),
-        ),
-        environment=environment,
+    given = database.environment().get("PGOPTIONS", "")
+    options = " ".join([given, *(f"-c {name}={value}" for name, value in differing)]).strip()
+    clients.pg_dump(
+        database,
+        "--format=directory",
+        f"--jobs={jobs}",
+        "--compress=0",
+        "--no-sync",
+        "--encoding=UTF8",
+        f"--lock-wait-timeout={_LOCK_WAIT_MILLISECONDS}",
+        f"--snapshot={snapshot.id}",
+        *arguments,
+        target=folder,
+        # A setting of the database or the role would show in the text; a scratch database does not have it.
+        variables={"PGTZ": "UTC", **({"PGOPTIONS": options} if options else {})},
     )
     return read_archive(folder)
 

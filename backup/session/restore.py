@@ -7,13 +7,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from backup.errors import ProcessError, RestoreError
-from backup.postgres.clients import Clients
+from backup.postgres.clients import Clients, argument
 from backup.postgres.database import Database
 from backup.postgres.fingerprint import add_fingerprints
-from backup.process import run
 from backup.session.delta_parts import Delta, delta_folder, delta_variable
 from backup.session.folder import RESTORE_SCRIPT, Session, hash_file
-from backup.session.statements import argument
 
 _LINE = re.compile(r"^cdc: (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
 _OF_DELTA = re.compile(r"^cdc delta: (\d+) (\d+) (\d+)$", re.MULTILINE)
@@ -113,11 +111,7 @@ def restore_session(
             lines.append(f"\\set cdc_sum_{taken.oid} {argument(together)}")
     lines.append(f"\\i {argument(str(session.path / RESTORE_SCRIPT))}\n")
     try:
-        finished = run(
-            (clients.psql, "--no-psqlrc", "--quiet", "--no-password", "--file=-", *database.arguments()),
-            environment=database.environment(),
-            stdin="\n".join(lines),
-        )
+        finished = clients.psql(database, "\n".join(lines))
     except ProcessError as error:
         raise RestoreError(
             f"The restore failed: {_told(error.stderr, session.path)}",

@@ -14,6 +14,7 @@ the rows must have then), `cdc_report` (a line for machines for each table).
 from collections.abc import Iterable, Iterator, Sequence
 
 from backup.postgres.archive import Entry
+from backup.postgres.clients import argument
 from backup.postgres.fingerprint import SETTINGS, fingerprint
 from backup.postgres.tables import Kind
 from backup.session.contents import Contents, DependentContents, NeedContents, TableContents
@@ -30,7 +31,6 @@ from backup.session.merge import (
 )
 from backup.session.statements import (
     TOLERATED,
-    argument,
     attempt,
     block,
     dollars,

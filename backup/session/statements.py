@@ -73,11 +73,6 @@ def literal(value: str) -> str:
     return sql.Literal(value).as_string(None).strip()
 
 
-def argument(text: str) -> str:
-    """An argument of a psql command, in single quotes by psql's rules."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "''").replace("\n", "\\n") + "'"
-
-
 def one_line(text: str) -> str:
     """For comments and messages: a line end in a name must not end a comment, nor begin a psql command."""
     return " ".join(text.split())
