@@ -475,7 +475,12 @@ class CDCBackup:
                 self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
                 self.result.horizon = snapshot.horizon
                 session = write_session(
-                    snapshot, database=database, clients=clients, partial=partial, jobs=settings.jobs
+                    snapshot,
+                    database=database,
+                    clients=clients,
+                    partial=partial,
+                    jobs=settings.jobs,
+                    format=settings.format,
                 )
         except ProcessError as error:
             raise BackupError(

@@ -159,7 +159,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
 
     enabled: _Switch = Field(default=True, description=_SWITCH_RULE)
     path: _Folder = Field(description=_FOLDER_RULE)
-    format: Literal["sql"] = Field(default="sql", description='"sql", the only format there is')
+    format: Literal["sql", "copy"] = Field(default="sql", description="sql or copy")
     compress: Annotated[Literal[False], BeforeValidator(_off)] = Field(
         default=False, description="false: compression does not exist yet"
     )

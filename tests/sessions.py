@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import LiteralString
+from typing import Literal, LiteralString
 
 import psycopg
 from psycopg import conninfo, sql
@@ -88,6 +88,7 @@ def write(
     prefix: str = PREFIX,
     clients: Clients | None = None,
     jobs: int = 2,
+    format: Literal["sql", "copy"] = "sql",  # noqa: A002 - as in write_session
 ) -> Session:
     """A session of the database below `root`, written and published as a backup does it."""
     there = reached(database) if isinstance(database, FreshDatabase) else database
@@ -101,6 +102,7 @@ def write(
             clients=clients or find_clients(there, taken.server_version),
             partial=partial,
             jobs=jobs,
+            format=format,
         )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import sys
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 import pytest
@@ -48,12 +49,16 @@ def tampered(session: Session, file: str, old: str, new: str) -> Session:
     return open_session(session.path)
 
 
-@pytest.mark.parametrize("where", ["server", "embedded", "url"])
-def test_oddities_of_every_sort_are_proven(server: Server, embedded_server: Server, tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize(
+    ("where", "format_"), [("server", "copy"), ("server", "sql"), ("embedded", "sql"), ("url", "sql")]
+)
+def test_oddities_of_every_sort_are_proven(
+    server: Server, embedded_server: Server, tmp_path: Path, where: str, format_: Literal["sql", "copy"]
+) -> None:
     with fresh_role(server) as role, fresh_role(server) as other, fresh_database(server) as database:
         oddities(database, role, other)
         before = everything(database)
-        session = write(database, tmp_path)
+        session = write(database, tmp_path, format=format_)
         files = {path.name: path.read_bytes() for path in session.path.iterdir()}
         proof = drill(database, session, embedded_server.url() if where == "url" else where)
         assert Drill.read(session.path) == proof

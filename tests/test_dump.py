@@ -1,6 +1,7 @@
 """The rows of a snapshot as they come back: every value, any width, few processes, no lies believed."""
 
 from pathlib import Path
+from typing import Literal
 
 import hypothesis.strategies as st
 import psycopg
@@ -76,12 +77,12 @@ VALUES = """
 """
 
 
-def _comes_back(database: FreshDatabase, root: Path, *tables: str) -> Session:
+def _comes_back(database: FreshDatabase, root: Path, *tables: str, format_: Literal["sql", "copy"] = "sql") -> Session:
     """Back up, drop, restore: the database is as it was; the session."""
     held = [rows(database, table) for table in tables]
     assert all(held)
     before = dump(database)
-    session = write(database, root)
+    session = write(database, root, format=format_)
     for table in tables:
         database.execute(f'drop table "{table}"')
     restore_well(database, session.path / "restore.sql")
@@ -153,6 +154,19 @@ def test_xml_comes_back_content_or_document(machine_server: Server, tmp_path: Pa
             insert into _cdc_t values ('<a b="c">it''s &lt;<!-- x --></a>'), ('content only <x/>'), (''), (null);
         """)
         _comes_back(database, tmp_path, "_cdc_t")
+
+
+def test_in_the_format_copy_one_pg_dump_writes_all_rows_as_copy_blocks(database: FreshDatabase, tmp_path: Path) -> None:
+    database.execute(VALUES + "create table _cdc_f (f float8); insert into _cdc_f values ('-0'), (1);")
+    database.execute("create table _cdc_empty (a int); create table _cdc_p (a int) partition by range (a)")
+    session = _comes_back(database, tmp_path, "_cdc_t", "_cdc_f", format_="copy")
+    assert session.manifest.format == "copy"
+    for file in session.files:
+        assert b"\nCOPY " in file.read_bytes()
+        assert b"\nINSERT INTO " not in file.read_bytes().partition(b"\nCOPY ")[2].partition(b"\n\\.\n")[0]
+    summary = (session.path / "backup-summary.txt").read_text()
+    assert "Rows:        as COPY blocks (backup.format: copy)" in summary
+    assert "lose the sign" not in summary
 
 
 @pytest.mark.parametrize("type_", ["real", "double precision", "reading", "inner_reading"])

@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 import pytest
@@ -15,11 +16,14 @@ from tests.servers import FreshDatabase, find_binaries, fresh_database, version
 from tests.sessions import fresh_role, restore, restore_well, rows, write
 
 
-def test_oddities_of_every_sort_come_back_as_they_were(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_", ["sql", "copy"])
+def test_oddities_of_every_sort_come_back_as_they_were(
+    server: Server, tmp_path: Path, format_: Literal["sql", "copy"]
+) -> None:
     with fresh_role(server) as role, fresh_role(server) as other, fresh_database(server) as database:
         oddities(database, role, other)
         before = everything(database)
-        session = write(database, tmp_path)
+        session = write(database, tmp_path, format=format_)
         tables = database.rows("""
             select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
             where starts_with(c.relname, '_cdc_') and c.relkind in ('r', 'p') and not c.relispartition
@@ -53,16 +57,19 @@ def test_oddities_come_back_in_an_empty_database_of_another_server(
             assert rows(empty, name) == rows(database, name)
 
 
-def _session(database: FreshDatabase, root: Path) -> Session:
+def _session(database: FreshDatabase, root: Path, format_: Literal["sql", "copy"] = "sql") -> Session:
     database.execute("""
         create table _cdc_key (id int primary key, a text); insert into _cdc_key values (1, 'x'), (2, 'y'), (3, 'z');
         create table _cdc_loose (a int); insert into _cdc_loose values (1), (1), (2);
     """)
-    return write(database, root)
+    return write(database, root, format=format_)
 
 
-def test_rows_that_are_missing_are_added_where_there_is_a_key(database: FreshDatabase, tmp_path: Path) -> None:
-    session = _session(database, tmp_path)
+@pytest.mark.parametrize("format_", ["sql", "copy"])
+def test_rows_that_are_missing_are_added_where_there_is_a_key(
+    database: FreshDatabase, tmp_path: Path, format_: Literal["sql", "copy"]
+) -> None:
+    session = _session(database, tmp_path, format_)
     database.execute("delete from _cdc_key where id = 2; update _cdc_key set a = 'new' where id = 3")
     said = restore_well(database, session.path / "_cdc_key.sql")
     assert said == (

@@ -68,13 +68,14 @@ def dump_tables(
     clients: Clients,
     folder: Path,
     jobs: int,
+    copied: bool = False,
     layouts: Mapping[tuple[str, str], int] | None = None,
 ) -> Dump:
     """Write definitions and rows of the snapshot's tables into folders below `folder`.
 
-    One pg_dump in parallel for the definitions and, as INSERT statements, the rows. A second one for
+    One pg_dump in parallel for the definitions and, as INSERT statements or COPY text, the rows. A second one for
     types, functions and the like, only where a table needs such a thing. Further ones, for all such tables
-    together, where rows are too wide for 100 a statement, and as COPY where INSERT text would lose the
+    together, where rows are too wide for 100 an INSERT, and as COPY where INSERT text would lose the
     sign of a float's `-0`. Every row is counted again in what was written.
 
     Args:
@@ -84,6 +85,7 @@ def dump_tables(
         clients: whose pg_dump runs.
         folder: where to; it must exist.
         jobs: how many connections a pg_dump may use.
+        copied: rows are written as COPY text.
         layouts: rows an INSERT, by schema and name, 0 for COPY; by what the rows look like unless given.
 
     Raises:
@@ -95,20 +97,22 @@ def dump_tables(
     for table in snapshot.tables:
         if table.oid in snapshot.counts and snapshot.counts[table.oid].rows:
             given = layouts.get((table.schema, table.name)) if layouts is not None else None
-            waiting[_first_guess(snapshot.counts[table.oid]) if given is None else given].append(table)
+            guess = 0 if copied else _first_guess(snapshot.counts[table.oid])
+            waiting[guess if given is None else given].append(table)
 
-    target, in_main = folder / "main", waiting.pop(_ROWS_PER_INSERT[0], [])
+    main_layout = 0 if waiting.keys() == {0} else _ROWS_PER_INSERT[0]
+    target, in_main = folder / "main", waiting.pop(main_layout, [])
     with ThreadPoolExecutor(max_workers=1) as background:
         need_entries = background.submit(_dump_needs, run_pg_dump, surroundings, folder / "needs")
         entries = run_pg_dump(
             target,
-            *_format(_ROWS_PER_INSERT[0]),
+            *_format(main_layout),
             *_patterns("--table", snapshot.tables),
             *_relation_patterns(surroundings),
             *_patterns("--exclude-table-data", [table for tables in waiting.values() for table in tables]),
         )
         _refuse_gaps(snapshot, entries, target)
-        rows = measure(in_main, snapshot, entries, target, _ROWS_PER_INSERT[0], waiting)
+        rows = measure(in_main, snapshot, entries, target, main_layout, waiting)
         while waiting:
             rows_per_insert = max(waiting)
             tables, target = waiting.pop(rows_per_insert), folder / f"rows-{rows_per_insert}"
@@ -204,7 +208,8 @@ def _refuse_gaps(snapshot: Snapshot, entries: tuple[Entry, ...], folder: Path) -
     empty = {oid for oid, count in snapshot.counts.items() if not count.rows}
     for entry in entries:
         file = folder / entry.file
-        if entry.kind == "TABLE DATA" and entry.oid in empty and file.is_file() and count_inserted(file).rows:
+        count = count_copied if entry.copy_statement else count_inserted
+        if entry.kind == "TABLE DATA" and entry.oid in empty and file.is_file() and count(file).rows:
             raise BackupError(f"{entry.schema}.{entry.tag} is empty in the snapshot, and pg_dump wrote rows of it.")
 
 

@@ -89,6 +89,7 @@ class Manifest(BaseModel):
     host: str
     snapshot: str
     wal_position: str | None
+    format: Literal["sql", "copy"] = "sql"
     tables: tuple[SavedTable, ...]
     skipped: tuple[SkippedTable, ...]
     dependents: tuple[str, ...]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from backup.errors import BackupError
 from backup.postgres.clients import Clients
@@ -39,8 +40,18 @@ _KINDS: dict[Kind, TableKind] = {
 }
 
 
-def write_session(snapshot: Snapshot, *, database: Database, clients: Clients, partial: Path, jobs: int) -> Session:
+def write_session(
+    snapshot: Snapshot,
+    *,
+    database: Database,
+    clients: Clients,
+    partial: Path,
+    jobs: int,
+    format: Literal["sql", "copy"] = "sql",  # noqa: A002 - the setting's name
+) -> Session:
     """Fill the folder with all that brings the snapshot's tables back, and publish it.
+
+    `format` says whether rows are INSERT statements or COPY blocks; a table that INSERT would change is always COPY.
 
     Raises:
         BackupError: something could not be written completely; nothing was published.
@@ -48,7 +59,9 @@ def write_session(snapshot: Snapshot, *, database: Database, clients: Clients, p
     work = partial / "work"
     work.mkdir(mode=0o700)
     surroundings = look_around(snapshot.connection, snapshot.tables)
-    dump = dump_tables(snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs)
+    dump = dump_tables(
+        snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs, copied=format == "copy"
+    )
     contents = sort_contents(snapshot.tables, surroundings, dump)
     with_rows = [table.table for table in contents.tables if table.rows]
     names = file_names((table.schema, table.name) for table in with_rows)
@@ -73,6 +86,7 @@ def write_session(snapshot: Snapshot, *, database: Database, clients: Clients, p
         host=database.host,
         snapshot=snapshot.id,
         wal_position=snapshot.wal,
+        format=format,
         tables=tuple(saved),
         skipped=(
             *(SkippedTable(schema_name=m.schema, name=m.name, reason=m.reason) for m in snapshot.missing),
