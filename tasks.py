@@ -12,7 +12,6 @@ from invoke.tasks import task
 from backup.errors import CDCBackupError
 from backup.process import attend
 from backup.recipes import migration
-from examples.demo import run_demo
 
 _HERE = Path(__file__).parent
 
@@ -20,6 +19,8 @@ _HERE = Path(__file__).parent
 @task
 def demo(_: Context) -> None:
     """Show the main job on a private PostgreSQL: back up, migrate, see the loss, restore."""
+    from examples.demo import run_demo
+
     try:
         run_demo(_HERE / "local" / "demo")
     except CDCBackupError as error:

@@ -1,6 +1,7 @@
 """A safety net for PostgreSQL migrations."""
 
-from backup.cdc_backup import CDCBackup
+from typing import TYPE_CHECKING, Any
+
 from backup.errors import (
     BackupError,
     CDCBackupError,
@@ -14,6 +15,9 @@ from backup.errors import (
     RestoreError,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from backup.cdc_backup import CDCBackup
 
 __all__ = [
     "BackupError",
@@ -29,3 +33,12 @@ __all__ = [
     "RestoreError",
     "UsageError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what takes a moment when it is asked for: the recipes import this package to say their names."""
+    if name == "CDCBackup":
+        from backup.cdc_backup import CDCBackup
+
+        return CDCBackup
+    raise AttributeError(f"module 'backup' has no attribute {name!r}")

@@ -1,4 +1,10 @@
-"""The recipes, `migration.backup` and its like: thin, for a `tasks.py` and for the console script."""
+"""The recipes, `migration.backup` and its like: thin, for a `tasks.py` and for the console script.
+
+What they run is imported when one of them runs: `--list` and `--help` are there at once, and a Ctrl-C meanwhile is
+answered like any other.
+"""
+
+from __future__ import annotations
 
 import signal
 import sys
@@ -7,6 +13,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from invoke.collection import Collection
 from invoke.context import Context
@@ -14,13 +21,14 @@ from invoke.exceptions import Exit, ParseError
 from invoke.program import Program
 from invoke.tasks import Task
 
-from backup.cdc_backup import CDCBackup
 from backup.errors import CDCBackupError, ExitCode, InterruptedRunError, UsageError
-from backup.migration.command import MigrationCommand
-from backup.report import Report
-from backup.result import Result, Status
-from backup.session.restore import RestoreMode
-from backup.settings import Rehearse
+
+if TYPE_CHECKING:
+    from backup.cdc_backup import CDCBackup
+    from backup.migration.command import MigrationCommand
+    from backup.report import Report
+    from backup.result import Result
+    from backup.settings import Rehearse
 
 _HELP = {
     "config": "The configuration file; config/backup.yml is looked for from here upwards otherwise.",
@@ -41,41 +49,50 @@ _HELP = {
 _TAKING_A_VALUE = ("--path", "--table", "--config")
 """The flags of `backup` that a plain word may belong to."""
 
-_FAILURES = {
-    ExitCode.DECLINED: Status.DECLINED,
-    ExitCode.DESTROYED: Status.DESTROYED,
-    ExitCode.INTERRUPTED: Status.INTERRUPTED,
-}
-
 
 @contextmanager
 def _safely(
     context: Context, config: str | None, json: bool, path: str | None = None, *, dry: bool = False
 ) -> Iterator[CDCBackup]:
     """A recipe's body: the one place where errors become exits, in words and as JSON."""
-    report = Report(as_json=json)
-    result = Result()
+    report: Report | None = None
+    result: Result | None = None
     try:
         with _ended_like_interrupted():
+            from backup.cdc_backup import CDCBackup
+            from backup.report import Report
+
+            report = Report(as_json=json)
             dry = dry or bool(context.config.run.dry)
             cdc = CDCBackup(path, config=config, report=report, dry=dry, program=_program())
             result = cdc.result
             yield cdc
     except KeyboardInterrupt:
-        _end(report, result, InterruptedRunError(_what_interrupted_leaves(result)))
+        _end(json, report, result, InterruptedRunError(_what_interrupted_leaves(result)))
     except CDCBackupError as error:
-        _end(report, result, error)
+        _end(json, report, result, error)
     report.emit(result.as_json(ExitCode.DONE, ""))
 
 
-def _end(report: Report, result: Result, error: CDCBackupError) -> None:
-    result.status = _FAILURES.get(error.exit_code, Status.FAILED)
+def _end(json: bool, report: Report | None, result: Result | None, error: CDCBackupError) -> NoReturn:
+    from backup.report import Report
+    from backup.result import Result, Status
+
+    failures = {
+        ExitCode.DECLINED: Status.DECLINED,
+        ExitCode.DESTROYED: Status.DESTROYED,
+        ExitCode.INTERRUPTED: Status.INTERRUPTED,
+    }
+    report, result = report or Report(as_json=json), result or Result()
+    result.status = failures.get(error.exit_code, Status.FAILED)
     report.fail(str(error))
     report.emit(result.as_json(error.exit_code, str(error)))
     raise Exit(code=error.exit_code)
 
 
-def _what_interrupted_leaves(result: Result) -> str:
+def _what_interrupted_leaves(result: Result | None) -> str:
+    if result is None:
+        return "Interrupted before anything was done."
     if result.ran:
         return "Interrupted after the migration had been started: look what it did before you go on."
     if result.plan is not None:
@@ -144,7 +161,7 @@ def pre(
 def rehearse(context: Context, config: str | None = None, json: bool = False) -> None:
     """Run drizzle-kit push, or the command that follows --, on a copy of the database; say what it would destroy."""
     with _safely(context, config, json) as cdc:
-        cdc.rehearse(MigrationCommand(argv=_arguments(), directory=Path.cwd()) if _arguments() else _push(cdc))
+        cdc.rehearse(_given() if _arguments() else _push(cdc))
 
 
 def push_safe(
@@ -177,6 +194,8 @@ def full_safe(
 ) -> None:
     """Run drizzle-kit generate (with what follows --), rehearse migrate, back up, migrate, say what that did."""
     with _safely(context, config, json) as cdc:
+        from backup.migration.command import MigrationCommand
+
         settings = cdc.settings
         generate = MigrationCommand(argv=(*settings.generate, *_arguments()), directory=settings.directory)
         migrate = MigrationCommand(argv=settings.migrate, directory=settings.directory)
@@ -208,15 +227,24 @@ def run_safe(
                 untouched="Nothing was done.",
                 remedy="Write it after two dashes: run-safe -- alembic upgrade head",
             )
-        command = MigrationCommand(argv=_arguments(), directory=Path.cwd())
-        cdc.run_safe([command], ask=not yes, without_backup=without_backup, rehearse=_how(rehearse, no_rehearse))
+        cdc.run_safe([_given()], ask=not yes, without_backup=without_backup, rehearse=_how(rehearse, no_rehearse))
+
+
+def _given() -> MigrationCommand:
+    from backup.migration.command import MigrationCommand
+
+    return MigrationCommand(argv=_arguments(), directory=Path.cwd())
 
 
 def _push(cdc: CDCBackup, *arguments: str) -> MigrationCommand:
+    from backup.migration.command import MigrationCommand
+
     return MigrationCommand(argv=(*cdc.settings.push, *arguments), directory=cdc.settings.directory)
 
 
 def _how(rehearse: bool, no_rehearse: bool) -> Rehearse | None:
+    from backup.settings import Rehearse
+
     if rehearse and no_rehearse:
         raise UsageError("--rehearse and --no-rehearse contradict each other.", untouched="Nothing was done.")
     return Rehearse.ON if rehearse else Rehearse.OFF if no_rehearse else None
@@ -237,6 +265,8 @@ def restore(
 ) -> None:
     """Bring back what a session holds: tables that are gone, rows that are missing."""
     with _safely(context, config, json, path) as cdc:
+        from backup.session.restore import RestoreMode
+
         if mode not in set(RestoreMode):
             raise UsageError(f"--mode is {', '.join(RestoreMode)}, not {mode!r}.", untouched="Nothing was restored.")
         cdc.restore(
@@ -339,9 +369,8 @@ def _understood() -> Iterator[None]:
     try:
         yield
     except ParseError as error:
-        report = Report(as_json="--json" in sys.argv)
         remedy = "cdc-backup --list names the recipes, cdc-backup RECIPE --help the flags of one."
-        _end(report, Result(), UsageError(str(error), untouched="Nothing was done.", remedy=remedy))
+        _end("--json" in sys.argv, None, None, UsageError(str(error), untouched="Nothing was done.", remedy=remedy))
 
 
 def main() -> None:
