@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from backup.errors import BackupError, CDCBackupError, DeclinedError, RestoreError, UsageError
 from backup.lock import locked
-from backup.postgres.clients import find_clients
 from backup.postgres.database import Database
+from backup.postgres.find_clients import find_clients
 from backup.postgres.snapshot import count_rows, identify
 from backup.postgres.tables import Table, find_obstacles, find_others_by, find_tables_by
 from backup.report import Report, plural
@@ -30,6 +31,7 @@ def restore_into(
     without_delta: bool = False,
     ask: bool,
     lock_timeout: float,
+    clients: str | Path,
     report: Report,
     result: Result,
 ) -> None:
@@ -54,7 +56,7 @@ def restore_into(
             done, warnings = restore_session(
                 session,
                 database=database,
-                clients=find_clients(database, server_version),
+                clients=find_clients(database, server_version, clients),
                 mode=mode,
                 oids=frozenset(table.oid for table in chosen),
                 fingerprints=_fingerprints(session, drill),

@@ -21,8 +21,9 @@ from backup.init import initialise
 from backup.listing import show_sessions
 from backup.migration.command import MigrationCommand
 from backup.migration.rehearsal import TIME_LIMIT, Forecast, Stage
-from backup.postgres.clients import Clients, find_clients
+from backup.postgres.clients import Clients
 from backup.postgres.database import Database
+from backup.postgres.find_clients import find_clients
 from backup.postgres.scratch import scratch_database
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
 from backup.postgres.tables import find_tables
@@ -246,6 +247,7 @@ class CDCBackup:
             without_delta=without_delta,
             ask=ask,
             lock_timeout=self.settings.lock_timeout,
+            clients=self.settings.clients,
             report=self._report,
             result=self.result,
         )
@@ -256,11 +258,9 @@ class CDCBackup:
         Raises:
             BackupError: it could not be proven.
         """
-        database, opened = self._database, self._session(session)
-        with database.connect() as connection:
-            server_version = connection.info.parameter_status("server_version") or "0"
+        opened = self._session(session)
         self.result.session = opened
-        self._drill(database, opened, find_clients(database, server_version))
+        self._drill(self._database, opened, self._clients())
         self.result.status = Status.DRILLED
 
     def prune(self) -> None:
@@ -351,6 +351,11 @@ class CDCBackup:
             )
         return database
 
+    def _clients(self) -> Clients:
+        with self._database.connect() as connection:
+            server_version = connection.info.parameter_status("server_version") or "0"
+        return find_clients(self._database, server_version, self.settings.clients)
+
     def _prepare(
         self,
         names: Sequence[str],
@@ -362,14 +367,14 @@ class CDCBackup:
         migrating: bool,
     ) -> Forecast | None:
         database, forecast, asks = self._database, None, False
-        server_version = self._look(database, names, migrating=migrating)
+        clients = self._clients()
+        self._look(database, names, migrating=migrating)
         if self._dry:
             self._report.say(f"Would back up into {self.settings.path}")
             self.result.status = Status.DRY_RUN
         elif not self.result.tables and not names:
             self.result.status = Status.NOTHING_TO_BACK_UP
         else:
-            clients = find_clients(database, server_version)
             first = is_rehearsed(commands, how)
             self._report.say(f"The backup will go to {self.settings.path}")
             if first:
@@ -406,8 +411,8 @@ class CDCBackup:
             watched=partial(stand_against, self._database, settings, self.result.tables),
         )
 
-    def _look(self, database: Database, names: Sequence[str], *, migrating: bool) -> str:
-        """Say what is there and at risk; the server's version."""
+    def _look(self, database: Database, names: Sequence[str], *, migrating: bool) -> None:
+        """Say what is there and at risk."""
         settings = self.settings
         with self._report.step("Counting rows"), self._snapshot(database, names) as snapshot:
             self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
@@ -419,20 +424,20 @@ class CDCBackup:
                 untouched="Nothing was backed up or started.",
                 remedy="Use the primary's address, or target_session_attrs=read-write.",
             )
-        server_version = snapshot.server_version
         tables, counts = self.result.tables, self.result.counts
         if not tables:
             schemas = "any schema" if settings.schemas == "*" else f"the schemas {', '.join(settings.schemas)}"
             self._report.warn(f"{database} has no table that begins with {settings.prefix!r} in {schemas}.")
-            return server_version
+            return
         rows = sum(count.rows for count in counts.values())
-        self._report.say(f"{database} (PostgreSQL {server_version.split()[0]}) has {plural(len(tables), 'CDC table')}")
+        self._report.say(
+            f"{database} (PostgreSQL {snapshot.server_version.split()[0]}) has {plural(len(tables), 'CDC table')}"
+        )
         self._report.say(f"with {plural(rows, 'row')} that a migration could destroy:")
         self._report.table(
             ("table", "#rows", "#size"),
             [(str(t), f"{counts[t.oid].rows:,}", size(counts[t.oid].bytes)) for t in tables if t.oid in counts],
         )
-        return server_version
 
     def _refuse_blindness(self, database: Database, snapshot: Snapshot) -> None:
         """Refuse to protect nothing because tables were looked for in the wrong place."""

@@ -113,6 +113,10 @@ def _scratch(value: object) -> object:
     return value
 
 
+def _clients(value: object, info: ValidationInfo) -> object:
+    return value if value in ("auto", "path") else _folder(value, info)
+
+
 def _seconds(value: object) -> float:
     if isinstance(value, str) and (parts := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|min)", value)):
         value = float(parts[1]) * _SECONDS[parts[2]]
@@ -184,6 +188,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     )
     guard: _Switch = Field(default=True, description="on or off")
     on_destroy: OnDestroy = Field(default=OnDestroy.CONTINUE, description="continue, ask or stop")
+    clients: Annotated[Literal["auto", "path"] | Path, BeforeValidator(_clients)] = Field(
+        default="auto", description=f"auto, path, or {_FOLDER_RULE}"
+    )
     jobs: StrictInt = Field(default=2, ge=1, le=64, description="a whole number from 1 to 64")
     lock_timeout: Annotated[float, BeforeValidator(_seconds)] = Field(
         default=10.0,

@@ -205,7 +205,7 @@ def pretend_clients(folder: Path, *, pg_dump: str = 'real "$@"', psql: str = 're
     folder.mkdir()
     binaries = find_binaries("embedded")
     assert binaries
-    for name, script in (("pg_dump", pg_dump), ("psql", psql)):
+    for name, script in (("pg_dump", pg_dump), ("pg_restore", 'real "$@"'), ("psql", psql)):
         program = folder / name
         program.write_text(
             f'#!/bin/sh\nreal() {{ {shlex.quote(str(binaries / name))} "$@"; }}\n'

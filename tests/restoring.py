@@ -68,6 +68,7 @@ def bring_back(
         without_delta=without_delta,
         ask=ask,
         lock_timeout=lock_timeout,
+        clients="auto",
         report=Report(),
         result=result,
     )

@@ -12,9 +12,10 @@ from typing import Literal, LiteralString
 import psycopg
 from psycopg import conninfo, sql
 
-from backup.postgres.clients import Clients, InstalledClients, find_clients
+from backup.postgres.clients import Clients, InstalledClients
 from backup.postgres.database import Database
 from backup.postgres.embedded import Server
+from backup.postgres.find_clients import find_clients
 from backup.postgres.snapshot import Snapshot, take_snapshot
 from backup.postgres.tables import Schemas
 from backup.session.folder import Session, new_session

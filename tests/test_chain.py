@@ -88,7 +88,7 @@ def test_clients_that_are_older_than_the_server_stop_the_chain(project: Project)
     if ended.code == 0:
         lacking("a server that is newer than every installed pg_dump")
     never_started(project, ended)
-    assert "no pg_dump and psql that can serve it were found" in ended.said
+    assert "no pg_dump, pg_restore and psql that can serve it were found" in ended.said
     assert project.sessions == []
 
 

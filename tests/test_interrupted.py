@@ -160,7 +160,8 @@ def waiting_pg_dump(tmp_path: Path, filled: FreshDatabase) -> Path:
         mv {here}/pid.new {here}/pid
         read never < {here}/never
     """)
-    (folder / "psql").write_text('#!/bin/sh\necho "psql (PostgreSQL) 99.1"\n')
+    for name in ("pg_restore", "psql"):
+        (folder / name).write_text(f'#!/bin/sh\necho "{name} (PostgreSQL) 99.1"\n')
     for program in folder.iterdir():
         program.chmod(0o755)
     return folder

@@ -3,9 +3,9 @@
 from collections.abc import Generator
 
 from backup.errors import CDCBackupError, DatabaseError, UsageError
-from backup.postgres.clients import find_clients
 from backup.postgres.database import Database
 from backup.postgres.embedded import embedded_binaries
+from backup.postgres.find_clients import find_clients
 from backup.postgres.scratch import may_create as may_create
 from backup.postgres.snapshot import Snapshot, take_snapshot
 from backup.report import plural, size
@@ -50,10 +50,11 @@ def look_at_server(database: Database, settings: Settings) -> Generator[Finding,
                 detail=f"{database.user} may read all of them, and row security hides no row",
             )
     try:
-        clients = find_clients(database, version)
-        yield Finding(
-            check="clients", health=Health.OK, detail=f"pg_dump and psql {clients.version} in {clients.place}"
+        clients = find_clients(database, version, settings.clients)
+        detail = (
+            f"pg_dump, pg_restore and psql {clients.version} in {clients.place} (backup.clients: {settings.clients})"
         )
+        yield Finding(check="clients", health=Health.OK, detail=detail)
     except CDCBackupError as error:
         yield _missing("clients", error)
     yield _drill(database, settings)
