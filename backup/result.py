@@ -159,6 +159,12 @@ class Result:
             "exit_code": exit_code,
             "message": message,
         }
+        if manifest:
+            value["versions"] = {
+                "cdc_backup": manifest.tool_version,
+                "server": manifest.server_version,
+                "clients": manifest.client_version,
+            }
         if self.ran:
             value["migration"] = {"argv": self.ran[-1].argv, "exit_code": self.ran[-1].exit_code}
         if self.strikes is not None:

