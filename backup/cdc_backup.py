@@ -475,7 +475,12 @@ class CDCBackup:
                 self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
                 self.result.horizon = snapshot.horizon
                 session = write_session(
-                    snapshot, database=database, clients=clients, partial=partial, jobs=settings.jobs
+                    snapshot,
+                    database=database,
+                    clients=clients,
+                    partial=partial,
+                    jobs=settings.jobs,
+                    compression=settings.compress or None,
                 )
         except ProcessError as error:
             raise BackupError(

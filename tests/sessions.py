@@ -19,6 +19,7 @@ from backup.postgres.snapshot import Snapshot, take_snapshot
 from backup.postgres.tables import Schemas
 from backup.session.folder import Session, new_session
 from backup.session.write import write_session
+from backup.settings import Compression
 from tests.servers import FreshDatabase, clean_environment
 
 PREFIX = "_cdc_"
@@ -88,6 +89,7 @@ def write(
     prefix: str = PREFIX,
     clients: Clients | None = None,
     jobs: int = 2,
+    compression: Compression | None = None,
 ) -> Session:
     """A session of the database below `root`, written and published as a backup does it."""
     there = reached(database) if isinstance(database, FreshDatabase) else database
@@ -101,6 +103,7 @@ def write(
             clients=clients or find_clients(there, taken.server_version),
             partial=partial,
             jobs=jobs,
+            compression=compression,
         )
 
 

@@ -1,6 +1,10 @@
 """backup-summary.txt: what a session holds, for people."""
 
+from collections.abc import Iterator, Sequence
+
 from backup.session.folder import RESTORE_SCRIPT, Manifest
+from backup.session.packing import SUFFIXES, UNPACK
+from backup.settings import Compression
 
 
 def summarize(manifest: Manifest) -> str:
@@ -16,13 +20,15 @@ def summarize(manifest: Manifest) -> str:
         + (f", WAL {manifest.wal_position})" if manifest.wal_position else ")"),
         f"Server:      PostgreSQL {manifest.server_version}",
         f"Written by:  cdc-backup {manifest.tool_version} with pg_dump {manifest.client_version}",
-        f"Tables:      {len(with_file)} with {rows:,} rows, {size:,} bytes",
+        f"Tables:      {len(with_file)} with {rows:,} rows, {size:,} bytes"
+        + (f", compressed with {manifest.compression}" if manifest.compression else ""),
         "",
     ]
     width = max((len(_name(table.schema_name, table.name)) for table in with_file), default=0)
     for table in with_file:
         name = _name(table.schema_name, table.name)
-        lines.append(f"  {name:{width}}  {table.rows:>12,} rows  {table.bytes:>15,} bytes  {table.file}")
+        plain = f" ({table.packed.plain_bytes:,} plain)" if table.packed else ""
+        lines.append(f"  {name:{width}}  {table.rows:>12,} rows  {table.bytes:>15,} bytes{plain}  {table.file}")
         if table.rows_per_insert == 0:
             lines.append(f"  {'':{width}}  written as COPY: INSERT would lose the sign of a float's -0")
     if manifest.skipped:
@@ -38,11 +44,21 @@ def summarize(manifest: Manifest) -> str:
         "",
         "To bring back what is gone:",
         "",
-        f"  psql -d DATABASE -f {RESTORE_SCRIPT}      every table, in one transaction",
-        *([f"  psql -d DATABASE -f {with_file[0].file}      one of them"] if with_file else []),
+        *_by_hand(manifest.compression, [t.file or "" for t in with_file]),
         "",
     ]
     return "\n".join(lines)
+
+
+def _by_hand(compression: Compression | None, files: Sequence[str]) -> Iterator[str]:
+    """What a person without this tool types, in the session's folder."""
+    everything = f"psql -d DATABASE -f {RESTORE_SCRIPT}      every table, in one transaction"
+    if compression is None:
+        yield f"  {everything}"
+        yield from (f"  psql -d DATABASE -f {file}      one of them" for file in files[:1])
+    else:
+        yield f"  {UNPACK[compression]} *{SUFFIXES[compression]} && {everything}"
+        yield f"  {compression} -dc {files[0]} | psql -d DATABASE      one of them"
 
 
 def _name(schema: str | None, name: str) -> str:
