@@ -16,7 +16,8 @@ from backup.result import Result, State, Status, TablePlan
 from backup.session.delta_parts import Delta, read_delta, verify_delta
 from backup.session.folder import SavedTable, Session
 from backup.session.merge import aside_name
-from backup.session.restore import Restored, RestoreMode, restore_schema, restore_session, verify_session
+from backup.session.plain import plain_files
+from backup.session.restore import Restored, RestoreMode, restore_schema, restore_session
 from backup.session.sidecar import Drill, Restore
 
 
@@ -51,14 +52,15 @@ def restore_into(
             return
         _ask(plan, mode, ask=ask, report=report)
         drill = _proof(session, report)
-        with report.step("Restoring"):
-            verify_session(session)
+        oids = frozenset(table.oid for table in chosen)
+        with report.step("Restoring"), plain_files(session, oids) as files:
             done, warnings = restore_session(
                 session,
+                files=files,
                 database=database,
                 clients=find_clients(database, server_version, clients),
                 mode=mode,
-                oids=frozenset(table.oid for table in chosen),
+                oids=oids,
                 fingerprints=_fingerprints(session, drill),
                 lock_timeout=lock_timeout,
                 delta=delta,

@@ -486,6 +486,7 @@ class CDCBackup:
                     partial=partial,
                     jobs=settings.jobs,
                     format=settings.format,
+                    compression=settings.compress or None,
                 )
         except ProcessError as error:
             raise BackupError(

@@ -131,8 +131,10 @@ class Report:
             columns.insert(2, DownloadColumn())
         with Progress(*columns, console=self._console, transient=True) as progress:
             task: TaskID = progress.add_task(visible(what), total=total or None)
+            most = 0
             while not over.wait(0.2):
-                progress.update(task, completed=done())
+                most = max(most, done())  # a folder shrinks when what is in it is compressed
+                progress.update(task, completed=most)
 
     def _lines(self, what: str, total: int | None, done: Callable[[], int], over: threading.Event) -> None:
         pause = _PATIENCE

@@ -148,7 +148,14 @@ class Result:
             "status": self.status,
             "session": str(self.session.path) if self.session else None,
             "tables": [
-                {"schema": table.schema_name, "name": table.name, "rows": table.rows, "file": table.file}
+                {
+                    "schema": table.schema_name,
+                    "name": table.name,
+                    "rows": table.rows,
+                    "file": table.file,
+                    "bytes": table.bytes,
+                    "compression": table.compression,
+                }
                 for table in (manifest.tables if manifest else ())
                 if table.file
             ],
@@ -282,6 +289,7 @@ def _listed(kept: Kept) -> dict[str, Any]:
         "rows": sum(table.rows for table in manifest.tables) if manifest else None,
         "rows_in_delta": kept.delta.rows if kept.delta else 0,
         "bytes": listed.bytes,
+        "compression": manifest.compression if manifest else None,
         "complete": not listed.problem,
         "problem": listed.problem or None,
         "drilled": None if kept.drill is None else not kept.drill.problem,

@@ -19,6 +19,9 @@ from pydantic import (
 
 from backup.yaml_file import read_yaml, refusal, shown
 
+Compression = Literal["gzip", "zstd"]
+"""How a session's tables are compressed."""
+
 _BACKUPS = Path("local/backups/drizzle/cdc")
 _SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0}
@@ -74,10 +77,13 @@ def _word(value: object) -> object:
     return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
-def _off(value: object) -> object:
-    if _switch(value) is not False:  # a Literal alone would let the number 0 pass
-        raise ValueError("compression")
-    return False
+def _compression(value: object) -> object:
+    value = _switch(value)
+    if value is True:
+        return "gzip"
+    if value is not False and not isinstance(value, str):  # a Literal alone would let the number 0 pass
+        raise ValueError("no compression")
+    return value
 
 
 def _name(value: object) -> str:
@@ -164,8 +170,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     enabled: _Switch = Field(default=True, description=_SWITCH_RULE)
     path: _Folder = Field(description=_FOLDER_RULE)
     format: Literal["sql", "copy"] = Field(default="sql", description="sql or copy")
-    compress: Annotated[Literal[False], BeforeValidator(_off)] = Field(
-        default=False, description="false: compression does not exist yet"
+    compress: Annotated[Compression | Literal[False], BeforeValidator(_compression)] = Field(
+        default=False, description="false, true (which is gzip), gzip or zstd"
     )
     retention_days: StrictInt = Field(default=30, ge=1, description="a whole number of days, 1 or more")
     keep_last: StrictInt = Field(default=3, ge=1, description="a whole number of sessions, 1 or more")

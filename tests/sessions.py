@@ -20,6 +20,7 @@ from backup.postgres.snapshot import Snapshot, take_snapshot
 from backup.postgres.tables import Schemas
 from backup.session.folder import Session, new_session
 from backup.session.write import write_session
+from backup.settings import Compression
 from tests.servers import FreshDatabase, clean_environment
 
 PREFIX = "_cdc_"
@@ -90,6 +91,7 @@ def write(
     clients: Clients | None = None,
     jobs: int = 2,
     format: Literal["sql", "copy"] = "sql",  # noqa: A002 - as in write_session
+    compression: Compression | None = None,
 ) -> Session:
     """A session of the database below `root`, written and published as a backup does it."""
     there = reached(database) if isinstance(database, FreshDatabase) else database
@@ -104,6 +106,7 @@ def write(
             partial=partial,
             jobs=jobs,
             format=format,
+            compression=compression,
         )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,9 +25,12 @@ from backup.session.delta import DeltaWriter, copied_columns
 from backup.session.delta_parts import Delta, delta_folder, lonely_deltas, read_delta
 from backup.session.drill import drill_session
 from backup.session.folder import Session, new_session
+from backup.session.packing import SUFFIXES, UNPACK
+from backup.session.plain import plain_files
 from backup.session.prune import prune_sessions, review_sessions
 from backup.session.restore import RestoreMode
 from backup.session.write import write_session
+from backup.settings import Compression
 from tests.restoring import bring_back, done, drill, everything
 from tests.servers import FreshDatabase, fresh_database
 from tests.sessions import clients_for, reached, restore, restore_well, rows, snapshot
@@ -124,10 +128,15 @@ class Guarded:
         return {name: rows(self.database, table.identifier) for name, table in ordinary.items()}
 
 
-def guarded(database: FreshDatabase, root: Path) -> Guarded:
+def guarded(database: FreshDatabase, root: Path, compression: Compression | None = None) -> Guarded:
     with new_session(root) as partial, snapshot(database) as taken:
         session = write_session(
-            taken, database=reached(database), clients=clients_for(database), partial=partial, jobs=2
+            taken,
+            database=reached(database),
+            clients=clients_for(database),
+            partial=partial,
+            jobs=2,
+            compression=compression,
         )
     return Guarded(
         database=database,
@@ -178,6 +187,35 @@ def test_session_and_delta_are_the_tables_as_they_were_when_they_were_taken(full
         assert "with 6 rows, those of the delta included" in restore_well(full.database, full.folder / "restore.sql")
     assert full.state() == before
     assert everything(full.database) == definitions
+
+
+@pytest.mark.parametrize("way", ["recipe", "by hand"])
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_a_compressed_session_and_its_delta_come_back_together(
+    database: FreshDatabase, tmp_path: Path, compression: Compression, way: str
+) -> None:
+    database.execute(TABLES)
+    full = guarded(database, tmp_path / "it's a folder", compression)
+    drill(database, full.session)
+    database.execute(MORE)
+    before, definitions = full.state(), everything(database)
+    full.save()
+    assert drill(database, full.session).delta
+    database.execute(DROP)
+    if way == "recipe":
+        assert done(bring_back(database, full.session))["_cdc_keyed"] == (6, 0, 0)
+    else:
+        # Packed as it is, psql does not find what it is to read, and nothing is changed.
+        assert restore(database, full.folder / "restore.sql").returncode == 3
+        assert database.rows("select to_regclass('_cdc_keyed')") == [(None,)]
+        summary = (full.folder / "delta-summary.txt").read_text()
+        assert f"{UNPACK[compression]} {full.session.name}/*{SUFFIXES[compression]}\n" in summary
+        with plain_files(full.session, full.rows) as files:
+            for path in files.glob("*_cdc_*.sql"):
+                shutil.copy(path, full.session.path)
+        restore_well(database, full.folder / "restore.sql")
+    assert full.state() == before
+    assert everything(database) == definitions
 
 
 def test_an_older_server_and_its_own_psql_bring_back_both(machine_server: Server, tmp_path: Path) -> None:

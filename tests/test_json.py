@@ -80,6 +80,9 @@ def test_a_backup_tells_its_session_and_each_table(project: Project) -> None:
     holds(value, "drill", "pruned")
     session = Path(value["session"])
     assert session == project.published[0]
+    for table in value["tables"]:
+        assert table.pop("bytes") == (session / table["file"]).stat().st_size
+        assert table.pop("compression") is None
     assert value == {
         "status": "backed up",
         "session": str(session),
@@ -169,6 +172,7 @@ def test_a_loss_a_restore_and_the_list_tell_the_same_story(project: Project) -> 
         "tables": 3,
         "rows": 5,
         "rows_in_delta": 0,
+        "compression": None,
         "complete": True,
         "problem": None,
         "drilled": None,

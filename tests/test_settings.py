@@ -322,10 +322,18 @@ def test_compression_may_be_switched_off_in_every_way_of_yaml(tmp_path: Path, va
     assert with_key(tmp_path, f"compress: {value}").compress is False
 
 
-@pytest.mark.parametrize("value", ["true", "on", '"on"', "gzip", "0", "1", "{level: 3}", ""])
-def test_compression_is_refused_because_it_does_not_exist_yet(tmp_path: Path, value: str) -> None:
+@pytest.mark.parametrize(
+    ("written_as", "meant"),
+    [*((word, "gzip") for word in ("true", "on", "yes", '"on"', "gzip", '"gzip"')), ("zstd", "zstd")],
+)
+def test_compression_is_named_or_switched_on(tmp_path: Path, written_as: str, meant: str) -> None:
+    assert with_key(tmp_path, f"compress: {written_as}").compress == meant
+
+
+@pytest.mark.parametrize("value", ["0", "1", "{level: 3}", "", "zip", "GZIP", "[zstd]", '""'])
+def test_another_compression_is_refused(tmp_path: Path, value: str) -> None:
     message = refused_text(tmp_path, f"backup:\n  compress: {value}\n")
-    assert "backup.compress must be false: compression does not exist yet" in message
+    assert "backup.compress must be false, true (which is gzip), gzip or zstd" in message
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,9 @@ def look_at_folder(settings: Settings, total: int | None) -> Iterator[Finding]:
     yield Finding(
         check="space",
         health=Health.OK if enough else Health.WARNING if free >= total else Health.MISSING,
-        detail=f"{size(free)} free; a session needs {size(total)} to {size(_AT_MOST * total)} while it is written\n"
+        detail=f"{size(free)} free; a session needs {size(total)} to {size(_AT_MOST * total)} while it is written"
+        + (f", and a fraction of that afterwards (compress: {settings.compress})" if settings.compress else "")
+        + "\n"
         "(an estimate from the tables' size on the server; values that are compressed there take more)",
         remedy="" if enough else "Make room, or set backup.path to a folder on a larger disk.",
     )

@@ -1,7 +1,7 @@
 """PostgreSQL's own programs pg_dump and psql, wherever they run."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -33,8 +33,10 @@ class Clients(Protocol):
             ProcessError: it failed.
         """
 
-    def psql(self, database: Database, script: str) -> Finished:
-        """Run psql with a script that may include files of this machine by their absolute paths.
+    def psql(self, database: Database, script: str, includes: Sequence[Path] = ()) -> Finished:
+        """Run psql with a script that includes files of this machine by their absolute paths.
+
+        `includes` are those files, or the folders that they are in.
 
         Raises:
             ProcessError: it ended with another exit code than 0.
@@ -62,7 +64,7 @@ class InstalledClients:
             environment={**database.environment(), **variables},
         )
 
-    def psql(self, database: Database, script: str) -> Finished:
+    def psql(self, database: Database, script: str, includes: Sequence[Path] = ()) -> Finished:
         """Run psql as a child; as the protocol says."""
         return run(
             (self._program("psql"), "--no-psqlrc", "--quiet", "--no-password", "--file=-", *database.arguments()),

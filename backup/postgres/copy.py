@@ -189,7 +189,7 @@ def copy_database(
                 target=file,
             )
             # without ON_ERROR_STOP: owners, grants and the like may fail; what matters is compared in the end
-            clients.psql(target, f"\\i {argument(str(file))}\n")
+            clients.psql(target, f"\\i {argument(str(file))}\n", [file])
 
         load("--section=pre-data", "--section=data", *_patterns(in_part))
         for other in in_part:

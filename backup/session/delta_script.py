@@ -15,6 +15,7 @@ from backup.postgres.tables import Table
 from backup.session.delta_parts import Delta, Part, delta_variable
 from backup.session.folder import RESTORE_SCRIPT, Manifest
 from backup.session.merge import missing_rows, row_text, same_key
+from backup.session.packing import SUFFIXES, UNPACK
 from backup.session.statements import block, identifier, literal, one_line
 
 _BENEATH = "cdc-backup: session"
@@ -116,6 +117,7 @@ def summarize_delta(delta: Delta, manifest: Manifest) -> str:
         "",
         "To bring back what is gone, session and delta together:",
         "",
+        *([f"  {UNPACK[packed]} {delta.session}/*{SUFFIXES[packed]}"] if (packed := manifest.compression) else []),
         f"  psql -d DATABASE -f {delta.session}.delta/{RESTORE_SCRIPT}",
         "",
     ]

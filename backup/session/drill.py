@@ -19,7 +19,8 @@ from backup.session.contents import TableContents, definition_digest, sort_conte
 from backup.session.delta_parts import read_delta, verify_delta
 from backup.session.dump import dump_tables
 from backup.session.folder import SavedTable, Session, new_session
-from backup.session.restore import RestoreMode, restore_session, verify_session
+from backup.session.plain import plain_files
+from backup.session.restore import RestoreMode, restore_session
 from backup.session.rows import digest_rows
 from backup.session.sidecar import Drill, DrilledTable
 
@@ -41,21 +42,20 @@ def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs:
         BackupError: it is no proof; `problem` in the result that is kept says why.
     """
     problem, unproven, tables = "", "", tuple[DrilledTable, ...]()
+    delta, delta_problem = False, ""
     try:
-        verify_session(session)
-        _make_context(session, scratch.database)
-        unproven = _restore(session, scratch.database, clients)
-        tables = _compare(session, scratch.database, clients, jobs)
+        with plain_files(session, {table.oid for table in session.manifest.tables}) as files:
+            _make_context(session, scratch.database)
+            unproven = _restore(session, files, scratch.database, clients)
+            tables = _compare(session, files, scratch.database, clients, jobs)
+            try:
+                delta = _prove_delta(session, files, scratch.database, clients, tables)
+            except (CDCBackupError, OSError) as error:
+                delta_problem = str(error)
     except CDCBackupError as error:
         problem = str(error)
     except OSError as error:
         problem = f"{error.filename}: {error.strerror}"
-    delta, delta_problem = False, ""
-    if not problem:
-        try:
-            delta = _prove_delta(session, scratch.database, clients, tables)
-        except CDCBackupError as error:
-            delta_problem = str(error)
     drill = Drill(
         moment=datetime.now(UTC),
         scratch=scratch.place,
@@ -82,7 +82,9 @@ def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs:
     return drill
 
 
-def _prove_delta(session: Session, database: Database, clients: Clients, drilled: Sequence[DrilledTable]) -> bool:
+def _prove_delta(
+    session: Session, files: Path, database: Database, clients: Clients, drilled: Sequence[DrilledTable]
+) -> bool:
     """Drop the tables, restore them with the delta, and compare with what it says; whether there is a delta.
 
     Of newer rows alone it is known what the table must be. That all merged rows are back, the restore
@@ -102,6 +104,7 @@ def _prove_delta(session: Session, database: Database, clients: Clients, drilled
         connection.execute(sql.SQL("drop table if exists {} cascade").format(names))
     restore_session(
         session,
+        files=files,
         database=database,
         clients=clients,
         mode=RestoreMode.MISSING,
@@ -131,10 +134,10 @@ def _make_context(session: Session, database: Database) -> None:
                 continue
 
 
-def _restore(session: Session, database: Database, clients: Clients) -> str:
+def _restore(session: Session, files: Path, database: Database, clients: Clients) -> str:
     oids = frozenset(table.oid for table in session.manifest.tables)
     done, warnings = restore_session(
-        session, database=database, clients=clients, mode=RestoreMode.MISSING, oids=oids, fingerprints={}
+        session, files=files, database=database, clients=clients, mode=RestoreMode.MISSING, oids=oids, fingerprints={}
     )
     lost = [f"{t.schema_name}.{t.name}" for t in session.manifest.tables if t.kind == "table" and t.oid not in done]
     if lost:
@@ -142,7 +145,9 @@ def _restore(session: Session, database: Database, clients: Clients) -> str:
     return warnings
 
 
-def _compare(session: Session, database: Database, clients: Clients, jobs: int) -> tuple[DrilledTable, ...]:
+def _compare(
+    session: Session, files: Path, database: Database, clients: Clients, jobs: int
+) -> tuple[DrilledTable, ...]:
     """Dump the restored tables as the original ones were dumped, and compare; their fingerprints."""
     manifest = session.manifest
     names = [f"{table.schema_name}.{table.name}" for table in manifest.tables]
@@ -160,21 +165,21 @@ def _compare(session: Session, database: Database, clients: Clients, jobs: int) 
                 restored = by_name.get((table.schema_name, table.name))
                 if restored is None:
                     raise RestoreError(f"{table.schema_name}.{table.name} is not there.")
-                _compare_rows(session, table, restored)
+                _compare_rows(files, table, restored)
                 _compare_definition(manifest.server_version, snapshot, table, restored)
         return _fingerprints(database, snapshot)
 
 
-def _compare_rows(session: Session, table: SavedTable, restored: TableContents) -> None:
+def _compare_rows(files: Path, table: SavedTable, restored: TableContents) -> None:
     """Compare the two dumps' text of the rows: byte for byte, if need be row by row."""
     name = f"{table.schema_name}.{table.name}"
-    if table.file is None or table.rows_offset is None or table.rows_bytes is None:
+    if table.plain_file is None or table.rows_offset is None or table.rows_bytes is None:
         if restored.rows:
             raise RestoreError(f"{name} had no rows and has {restored.rows.count}.")
         return
     if restored.rows is None or restored.rows.file.stat().st_size != table.rows_bytes:
         raise RestoreError(f"the rows of {name} are others: their text is not as long as it was.")
-    before, after = (session.path / table.file, table.rows_offset), (restored.rows.file, 0)
+    before, after = (files / table.plain_file, table.rows_offset), (restored.rows.file, 0)
     if not _same_bytes(before, after, table.rows_bytes):
         copied = not table.rows_per_insert
         if len({digest_rows(path, start, table.rows_bytes, copied=copied) for path, start in (before, after)}) > 1:

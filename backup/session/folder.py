@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backup.errors import BackupError, UsageError
 from backup.lock import locked
+from backup.session.packing import SUFFIXES, Packed
+from backup.settings import Compression
 
 MANIFEST = "manifest.json"
 SUMMARY = "backup-summary.txt"
@@ -31,7 +33,8 @@ class SavedTable(BaseModel):
 
     `rows_offset` and `rows_bytes` say where in the file pg_dump's own text of the rows stands;
     `rows_per_insert` is 0 where that is COPY text. `columns` are number, name and type of each, `parents` the
-    tables of the session that it is a partition or an inheritance child of.
+    tables of the session that it is a partition or an inheritance child of. `bytes` and `sha256` are of the file as
+    it is; where `packed` says that it is compressed, `rows_offset` and `rows_bytes` are of what is in it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +54,17 @@ class SavedTable(BaseModel):
     key: tuple[str, ...]
     columns: tuple[tuple[int, str, str], ...]
     parents: tuple[str, ...]
+    packed: Packed | None = None  # of sessions from before there was compression
+
+    @property
+    def compression(self) -> Compression | None:
+        """How the file is compressed."""
+        return self.packed.compression if self.packed else None
+
+    @property
+    def plain_file(self) -> str | None:
+        """The name that the file has when it is not compressed, by which `restore.sql` calls it."""
+        return self.file and self.file.removesuffix(SUFFIXES[self.compression] if self.compression else "")
 
     @property
     def qualified(self) -> str:
@@ -97,6 +111,11 @@ class Manifest(BaseModel):
     context: tuple[str, ...]
     restore_script_sha256: str
 
+    @property
+    def compression(self) -> Compression | None:
+        """How the tables' files are compressed, which is the same for all."""
+        return next((table.compression for table in self.tables if table.packed), None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
@@ -142,17 +161,8 @@ def new_session(root: Path) -> Iterator[Path]:
     """
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with ExitStack() as held:
-            # One at a time: between its making and its lock a folder would look like a dead one's.
-            with locked(root.resolve()):
-                clear_dead(root)
-                folder = _make(root)
-                held.enter_context(locked(folder))
-            try:
-                yield folder
-            finally:
-                if folder.exists():
-                    shutil.rmtree(folder, ignore_errors=True)
+        with passing_folder(root) as folder:
+            yield folder
     except OSError as error:
         raise BackupError(
             f"No backup can be written below {root}: {error.strerror or error}"
@@ -160,6 +170,26 @@ def new_session(root: Path) -> Iterator[Path]:
             + ".",
             untouched="The database was only read, and no session was published.",
         ) from error
+
+
+@contextmanager
+def passing_folder(root: Path) -> Iterator[Path]:
+    """A private folder in `root` that is gone afterwards; after a killed run, with the next one.
+
+    Raises:
+        OSError: there can be none.
+    """
+    with ExitStack() as held:
+        # One at a time: between its making and its lock a folder would look like a dead one's.
+        with locked(root.resolve()):
+            clear_dead(root)
+            folder = _make(root)
+            held.enter_context(locked(folder))
+        try:
+            yield folder
+        finally:
+            if folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def session_name(partial: Path) -> str:

@@ -123,8 +123,15 @@ def _strangers(listed: Listed) -> list[str]:
     """What somebody else put into the session's folder."""
     if listed.manifest is None or listed.problem:
         return []
-    ours = {MANIFEST, SUMMARY, RESTORE_SCRIPT, *(table.file for table in listed.manifest.tables)}
-    return sorted(path.name for path in listed.path.iterdir() if path.name not in ours)
+    tables = listed.manifest.tables
+    ours = {MANIFEST, SUMMARY, RESTORE_SCRIPT, *(table.file for table in tables)}
+    # Somebody unpacked it, to run psql by hand.
+    unpacked = {table.plain_file: table.packed.plain_bytes for table in tables if table.packed}
+    return sorted(
+        path.name
+        for path in listed.path.iterdir()
+        if path.name not in ours and path.lstat().st_size != unpacked.get(path.name)
+    )
 
 
 def _database(listed: Listed) -> str:

@@ -11,7 +11,7 @@ from backup.postgres.clients import Clients, argument
 from backup.postgres.database import Database
 from backup.postgres.fingerprint import add_fingerprints
 from backup.session.delta_parts import Delta, delta_folder, delta_variable
-from backup.session.folder import RESTORE_SCRIPT, Session, hash_file
+from backup.session.folder import RESTORE_SCRIPT, Session
 
 _LINE = re.compile(r"^cdc: (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
 _OF_DELTA = re.compile(r"^cdc delta: (\d+) (\d+) (\d+)$", re.MULTILINE)
@@ -41,23 +41,6 @@ class Restored:
     updated: int = 0
 
 
-def verify_session(session: Session) -> None:
-    """Refuse a session whose files are not, byte for byte, those that were written.
-
-    Raises:
-        RestoreError: one was changed since, or is damaged.
-    """
-    expected = {table.file: table.sha256 for table in session.manifest.tables if table.file}
-    expected[RESTORE_SCRIPT] = session.manifest.restore_script_sha256
-    wrong = [name for name, sha256 in expected.items() if hash_file(session.path / name) != sha256]
-    if wrong:
-        raise RestoreError(
-            f"{session.path}: {', '.join(wrong)} is not what was written; the manifest's SHA-256 is another.",
-            untouched="Nothing was restored.",
-            remedy="Use another session, or compare the files by eye and run psql -f yourself.",
-        )
-
-
 def restore_schema(session: Session) -> str:
     """The schema into which the mode `aside` restores."""
     return f"restored_{session.name.removeprefix('backup_')}"
@@ -66,6 +49,7 @@ def restore_schema(session: Session) -> str:
 def restore_session(
     session: Session,
     *,
+    files: Path,
     database: Database,
     clients: Clients,
     mode: RestoreMode,
@@ -77,7 +61,8 @@ def restore_session(
     """Run `restore.sql` for the tables with these OIDs, in one transaction.
 
     Args:
-        session: what to restore; its files must be verified.
+        session: what to restore.
+        files: the folder of `plain_files`.
         database: where to.
         clients: whose psql runs.
         mode: what becomes of a table that is there.
@@ -109,12 +94,13 @@ def restore_session(
         if taken.oid in fingerprints and [part.kind for part in taken.parts] == ["newer"]:
             together = add_fingerprints(fingerprints[taken.oid], taken.parts[0].fingerprint)
             lines.append(f"\\set cdc_sum_{taken.oid} {argument(together)}")
-    lines.append(f"\\i {argument(str(session.path / RESTORE_SCRIPT))}\n")
+    lines.append(f"\\i {argument(str(files / RESTORE_SCRIPT))}\n")
     try:
-        finished = clients.psql(database, "\n".join(lines))
+        includes = [files, *([delta_folder(session.path)] if deltas else [])]
+        finished = clients.psql(database, "\n".join(lines), includes)
     except ProcessError as error:
         raise RestoreError(
-            f"The restore failed: {_told(error.stderr, session.path)}",
+            f"The restore failed: {_told(error.stderr, session.path, files)}",
             untouched="The connection was lost: look whether the tables are back before you try again."
             if error.returncode == _CONNECTION_LOST and "server closed" in error.stderr
             else "It was one transaction: nothing was changed.",
@@ -135,11 +121,12 @@ def restore_session(
     for oid, added, differ, removed in (map(int, found) for found in _LINE.findall(finished.stdout)):
         newer, updated = of_delta.get(oid, (0, 0))
         done[oid] = Restored(added=added, differ=differ, removed=removed, newer=newer, updated=updated)
-    return done, _told(finished.stderr, session.path)
+    return done, _told(finished.stderr, session.path, files)
 
 
-def _told(stderr: str, folder: Path) -> str:
+def _told(stderr: str, *folders: Path) -> str:
     """What psql said, without the place in our own files."""
     # The delta's folder begins with the session's name.
-    said = re.sub(rf"^psql:(?:{re.escape(str(folder))}[./][^:]+|<stdin>):\d+: ", "", stderr.strip(), flags=re.MULTILINE)
+    ours = "|".join(re.escape(str(folder)) for folder in folders)
+    said = re.sub(rf"^psql:(?:(?:{ours})[./][^:]+|<stdin>):\d+: ", "", stderr.strip(), flags=re.MULTILINE)
     return re.sub(r"^CONTEXT: .*\n?", "", said, flags=re.MULTILINE).strip()

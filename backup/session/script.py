@@ -46,6 +46,9 @@ from backup.session.statements import (
 LOCK = 0x6364632D62617475
 """The advisory lock that keeps two restores of a database apart."""
 
+_WHOLE = "\\if true\n"
+"""Ended by the file's last line: where a file is cut off, psql misses that, and ends with an error."""
+
 _PREAMBLE = f"""\
 BEGIN READ WRITE;
 SET LOCAL statement_timeout = 0;
@@ -114,7 +117,7 @@ def restore_script(contents: Contents, files: dict[int, str], title: str) -> Ite
     `files` holds the names of the tables' files by OID; `title` says in one line what this is.
     """
     yield f"-- {one_line(title)}\n-- psql -f restore.sql brings every table back, in one transaction.\n\n"
-    yield "\\set ON_ERROR_STOP on\n\\set QUIET on\n\\set cdc_session on\n" + _PREAMBLE
+    yield "\\set ON_ERROR_STOP on\n\\set QUIET on\n\\set cdc_session on\n" + _WHOLE + _PREAMBLE
     yield from _defer(contents.tables)
     for table in contents.tables:
         yield "\n" + _unless_skipped([table.table.oid], _whole(table, files))
@@ -130,7 +133,7 @@ def restore_script(contents: Contents, files: dict[int, str], title: str) -> Ite
     for dependent in contents.dependents:
         oids = {*dependent.dependent.tables, *([dependent.owner] if dependent.owner else [])}
         yield _unless_skipped(sorted(oids), [_dependent(dependent)])
-    yield "\\endif\n\nCOMMIT;\n\\unset cdc_session\n"
+    yield "\\endif\n\nCOMMIT;\n\\unset cdc_session\n\\endif\n"
 
 
 def _hierarchies(tables: Sequence[TableContents]) -> Iterator[str]:
@@ -155,7 +158,8 @@ def before_rows(contents: TableContents, title: str) -> Iterator[str]:
     """A table's file up to its rows: what it needs, and the table without anything on it."""
     yield f"-- {one_line(title)}\n"
     yield "-- psql -f brings the table back, in one transaction; where that is not safe, nothing is changed.\n\n"
-    yield "\\set ON_ERROR_STOP on\n\\set QUIET on\n\\if :{?cdc_session}\n\\else\n" + _PREAMBLE + "\\endif\n"
+    yield "\\set ON_ERROR_STOP on\n\\set QUIET on\n" + _WHOLE
+    yield "\\if :{?cdc_session}\n\\else\n" + _PREAMBLE + "\\endif\n"
     yield from _start(contents)
     yield from _stage(contents)
     if contents.rows:
@@ -171,7 +175,7 @@ def after_rows(contents: TableContents, dependents: Sequence[DependentContents])
     yield _reattach(contents)
     yield from _if_gone(contents, [*_late(contents), *_foreign_keys(contents)])
     yield from map(_dependent, hanging)
-    yield "\\endif\nCOMMIT;\n\\endif\n"
+    yield "\\endif\nCOMMIT;\n\\endif\n\\endif\n"
 
 
 def _defer(tables: Sequence[TableContents]) -> Iterator[str]:

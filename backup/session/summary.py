@@ -1,6 +1,10 @@
 """backup-summary.txt: what a session holds, for people."""
 
+from collections.abc import Iterator, Sequence
+
 from backup.session.folder import RESTORE_SCRIPT, Manifest
+from backup.session.packing import SUFFIXES, UNPACK
+from backup.settings import Compression
 
 _LARGE = 256 * 1024 * 1024
 """Bytes of INSERT text from which on a restore takes so long that COPY is worth a word."""
@@ -11,6 +15,7 @@ def summarize(manifest: Manifest) -> str:
     with_file = [table for table in manifest.tables if table.file]
     rows = sum(table.rows for table in with_file)
     size = sum(table.bytes or 0 for table in with_file)
+    rows_text = sum(table.rows_bytes or 0 for table in with_file)
     lines = [
         f"Backup of the CDC tables of {manifest.database} on {manifest.host}",
         "",
@@ -20,13 +25,15 @@ def summarize(manifest: Manifest) -> str:
         f"Server:      PostgreSQL {manifest.server_version}",
         f"Written by:  cdc-backup {manifest.tool_version} with pg_dump {manifest.client_version}",
         *(["Rows:        as COPY blocks (backup.format: copy)"] if manifest.format == "copy" else []),
-        f"Tables:      {len(with_file)} with {rows:,} rows, {size:,} bytes",
+        f"Tables:      {len(with_file)} with {rows:,} rows, {size:,} bytes"
+        + (f", compressed with {manifest.compression}" if manifest.compression else ""),
         "",
     ]
     width = max((len(_name(table.schema_name, table.name)) for table in with_file), default=0)
     for table in with_file:
         name = _name(table.schema_name, table.name)
-        lines.append(f"  {name:{width}}  {table.rows:>12,} rows  {table.bytes:>15,} bytes  {table.file}")
+        plain = f" ({table.packed.plain_bytes:,} plain)" if table.packed else ""
+        lines.append(f"  {name:{width}}  {table.rows:>12,} rows  {table.bytes:>15,} bytes{plain}  {table.file}")
         if table.rows_per_insert == 0 and manifest.format == "sql":
             lines.append(f"  {'':{width}}  written as COPY: INSERT would lose the sign of a float's -0")
     if manifest.skipped:
@@ -42,18 +49,29 @@ def summarize(manifest: Manifest) -> str:
         "",
         "To bring back what is gone:",
         "",
-        f"  psql -d DATABASE -f {RESTORE_SCRIPT}      every table, in one transaction",
-        *([f"  psql -d DATABASE -f {with_file[0].file}      one of them"] if with_file else []),
+        *_by_hand(manifest.compression, [t.file or "" for t in with_file]),
+        "",
         *(
             [
                 "As COPY blocks (backup.format: copy) so many rows come back in about half the time.",
                 "",
             ]
-            if manifest.format == "sql" and size > _LARGE
+            if manifest.format == "sql" and rows_text > _LARGE
             else []
         ),
     ]
     return "\n".join(lines)
+
+
+def _by_hand(compression: Compression | None, files: Sequence[str]) -> Iterator[str]:
+    """What a person without this tool types, in the session's folder."""
+    everything = f"psql -d DATABASE -f {RESTORE_SCRIPT}      every table, in one transaction"
+    if compression is None:
+        yield f"  {everything}"
+        yield from (f"  psql -d DATABASE -f {file}      one of them" for file in files[:1])
+    else:
+        yield f"  {UNPACK[compression]} *{SUFFIXES[compression]} && {everything}"
+        yield f"  {compression} -dc {files[0]} | psql -d DATABASE      one of them"
 
 
 def _name(schema: str | None, name: str) -> str:

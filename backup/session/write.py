@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -30,14 +30,19 @@ from backup.session.folder import (
     publish,
     session_name,
 )
+from backup.session.packing import SUFFIXES, pack
 from backup.session.script import after_rows, before_rows, restore_script
 from backup.session.summary import summarize
+from backup.settings import Compression
 
 _KINDS: dict[Kind, TableKind] = {
     Kind.ORDINARY: "table",
     Kind.PARTITIONED: "partitioned table",
     Kind.FOREIGN: "foreign table",
 }
+
+
+_CHUNK = 1024 * 1024
 
 
 def write_session(
@@ -48,10 +53,12 @@ def write_session(
     partial: Path,
     jobs: int,
     format: Literal["sql", "copy"] = "sql",  # noqa: A002 - the setting's name
+    compression: Compression | None = None,
 ) -> Session:
     """Fill the folder with all that brings the snapshot's tables back, and publish it.
 
     `format` says whether rows are INSERT statements or COPY blocks; a table that INSERT would change is always COPY.
+    The tables' files are compressed, if they are, while they are put together.
 
     Raises:
         BackupError: something could not be written completely; nothing was published.
@@ -70,7 +77,8 @@ def write_session(
     with ThreadPoolExecutor(max_workers=jobs) as threads:
         saved = list(
             threads.map(
-                lambda table: _save(table, contents, partial, files.get(table.table.oid), title), contents.tables
+                lambda table: _save(table, contents, partial, files.get(table.table.oid), title, compression),
+                contents.tables,
             )
         )
     restore_sha256 = _write(partial / RESTORE_SCRIPT, restore_script(contents, files, title))
@@ -113,14 +121,27 @@ def write_session(
     return Session(path=publish(partial), manifest=manifest)
 
 
-def _save(saved: TableContents, contents: Contents, partial: Path, file: str | None, title: str) -> SavedTable:
+def _save(
+    saved: TableContents,
+    contents: Contents,
+    partial: Path,
+    file: str | None,
+    title: str,
+    compression: Compression | None,
+) -> SavedTable:
     """Write the table's file, where it has rows; what there is to know of it."""
     table, rows = saved.table, saved.rows
-    digest = offset = length = None
+    digest = offset = length = packed = None
     if rows and file:
         head = "".join(before_rows(saved, f"{table}: {rows.count} rows of {title}"))
         offset, length = len(_encoded(head)), rows.file.stat().st_size
-        digest = _write(partial / file, [head], rows.file, after_rows(saved, contents.dependents))
+        foot = after_rows(saved, contents.dependents)
+        if compression:
+            file += SUFFIXES[compression]
+            packed, digest = pack(_pieces(head, rows.file, foot), partial / file, compression)
+            rows.file.unlink()
+        else:
+            digest = _write(partial / file, [head], rows.file, foot)
     return SavedTable(
         schema_name=table.schema,
         name=table.name,
@@ -137,7 +158,15 @@ def _save(saved: TableContents, contents: Contents, partial: Path, file: str | N
         key=table.key,
         columns=tuple((column.number, column.name, column.type) for column in table.columns),
         parents=tuple(str(c.table) for c in contents.tables if c.table.oid in table.parents),
+        packed=packed,
     )
+
+
+def _pieces(head: str, rows: Path, foot: Iterable[str]) -> Iterator[bytes]:
+    yield _encoded(head)
+    with rows.open("rb") as file:
+        yield from iter(lambda: file.read(_CHUNK), b"")
+    yield _encoded("".join(foot))
 
 
 def _write(target: Path, head: Iterable[str], rows: Path | None = None, foot: Iterable[str] = ()) -> str:
