@@ -19,7 +19,7 @@ from typing import Any
 from backup import process
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 60
+PATIENCE = 180
 """Seconds after which a test that hangs fails instead."""
 
 _WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH)

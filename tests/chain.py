@@ -19,7 +19,7 @@ import yaml
 from backup.postgres.embedded import Server
 from tests.servers import FreshDatabase, find_binaries, fresh_database
 
-PATIENCE = 60
+PATIENCE = 180
 """Seconds after which a test that hangs fails instead."""
 
 PROGRAMS = Path(sys.executable).parent

@@ -121,9 +121,12 @@ def files(folder: Path) -> dict[str, int]:
 def test_a_project_in_which_a_backup_would_work_is_told_so_and_not_changed(
     embedded_server: Server, installed: Path, tmp_path: Path
 ) -> None:
-    with new_project(embedded_server, make_project(tmp_path / "project", installed)) as project:
+    # of its own: other tests run drizzle-kit from the shared one meanwhile, and that keeps a cache there
+    modules = tmp_path / "installed"
+    shutil.copytree(installed, modules, symlinks=True, ignore=shutil.ignore_patterns(".cache"))
+    with new_project(embedded_server, make_project(tmp_path / "project", modules)) as project:
         project.configure(drill=True)
-        folders = (project.folder, installed)
+        folders = (project.folder, modules)
         before = [files(folder) for folder in folders], everything(project.database)
         checks, ended = examine(project)
         assert ended.code == 0

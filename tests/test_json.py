@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from backup.migration.verdict import Change
 from backup.postgres.embedded import Server
 from backup.result import State, Status
 from tests.chain import MARK, Project, environment, new_project, psql
+from tests.servers import version
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 ALWAYS = {"status", "session", "tables", "skipped", "exit_code", "message"}
@@ -55,8 +57,8 @@ def in_parentheses(key: str, name: str) -> set[str]:
 
 
 def holds(value: dict[str, Any], *more: str) -> None:
-    """The object has the keys that are always there and these, all documented, at every depth."""
-    assert value.keys() == ALWAYS | set(more)
+    """The object has the keys that are always there, those of a session and these, all documented, at every depth."""
+    assert value.keys() == ALWAYS | set(more) | ({"versions"} if value["session"] else set())
     assert value.keys() <= documented().keys()
     for key in value.keys() - {"session", "pruned"}:
         entries = value[key] if isinstance(value[key], list) else [value[key]]
@@ -83,6 +85,11 @@ def test_a_backup_tells_its_session_and_each_table(project: Project) -> None:
     for table in value["tables"]:
         assert table.pop("bytes") == (session / table["file"]).stat().st_size
         assert table.pop("compression") is None
+    assert value.pop("versions") == {
+        "cdc_backup": distribution_version("cdc-backup"),
+        "server": version(project.database.server.binaries / "postgres"),
+        "clients": json.loads((session / "manifest.json").read_text())["client_version"],
+    }
     assert value == {
         "status": "backed up",
         "session": str(session),
