@@ -121,8 +121,9 @@ class SafeRun:
         return {t.oid: told[t.schema, t.name] for t in self.result.tables if (t.schema, t.name) in told}
 
     def _safe(self) -> frozenset[int]:
-        """The tables that the rehearsal of this migration left as they were."""
-        safe = {(v.schema, v.name) for v in self.result.forecast.safe} if self.result.forecast else set()
+        """The tables that this migration leaves as they are, whatever rows there are: its rehearsal had them all."""
+        forecast = self.result.forecast
+        safe = {(v.schema, v.name) for v in forecast.safe} if forecast and forecast.whole else set()
         return frozenset(table.oid for table in self.result.tables if (table.schema, table.name) in safe)
 
     def _fingerprints(self) -> dict[int, str]:
@@ -146,7 +147,7 @@ class SafeRun:
         except DatabaseError:
             return ""  # the verdict will say so
         for running in still:
-            self.report.fail(f"Still running on the server after {self.patience:g} s: {running}")
+            self.report.fail(f"After {self.patience:g} s still not over on the server: {running}")
         return "; ".join(map(str, still))
 
     def _migrate(self, commands: Sequence[MigrationCommand], catalog: str) -> str:

@@ -101,7 +101,7 @@ def stand_against(database: Database, settings: Settings, tables: Sequence[Table
         yield against
 
 
-def _save_nothing(_connection: Connection, _table: Table, _now: Table, _rewritten: bool) -> Saved:
+def _save_nothing(_connection: Connection, _table: Table, _now: Table) -> Saved:
     return Saved(rows=0)
 
 

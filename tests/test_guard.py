@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from backup.errors import BackupError
-from backup.migration.guard import Guard, Saved
+from backup.migration.guard import ALONE, Guard, Saved
 from backup.postgres.database import Database
 from backup.postgres.embedded import Server
 from backup.postgres.tables import Connection, Kind, Table, find_tables
@@ -40,7 +40,7 @@ class Kept:
     rows: dict[str, list[int]] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
 
-    def save(self, connection: Connection, table: Table, now: Table, rewritten: bool) -> Saved:
+    def save(self, connection: Connection, table: Table, now: Table) -> Saved:
         """Read all rows of the table."""
         if table.kind is not Kind.ORDINARY:
             return Saved(rows=0)
@@ -232,7 +232,7 @@ def test_what_cannot_be_saved_is_not_given_away(database: FreshDatabase) -> None
     database.execute(TABLES + "insert into _cdc_a values (1);")
 
     class Full(Kept):
-        def save(self, connection: Connection, table: Table, now: Table, rewritten: bool) -> Saved:
+        def save(self, connection: Connection, table: Table, now: Table) -> Saved:
             if "drop" in statement:
                 connection.execute("select 1/0")
             raise BackupError("no space left")
@@ -254,9 +254,9 @@ def test_a_statement_that_does_not_wait_as_long_as_the_copy_takes_fails_and_take
     gave_up = threading.Event()
 
     class Slow(Kept):
-        def save(self, connection: Connection, table: Table, now: Table, rewritten: bool) -> Saved:
+        def save(self, connection: Connection, table: Table, now: Table) -> Saved:
             assert gave_up.wait(PATIENCE)
-            return super().save(connection, table, now, rewritten)
+            return super().save(connection, table, now)
 
     kept = Slow()
     with guarded(database, kept) as guard, database.connect() as connection:
@@ -419,6 +419,23 @@ def test_two_guards_do_not_wait_for_each_other(database: FreshDatabase) -> None:
         database.execute("drop table _cdc_a")
     with guarded(database, Kept()):
         database.execute("drop table _cdc_b")
+
+
+def test_two_guards_do_not_wait_for_each_other_after_one_lost_its_connections(database: FreshDatabase) -> None:
+    database.execute(TABLES)
+    ours = "from pg_stat_activity where application_name = 'cdc-backup' and datname = current_database()"
+    held = "select from pg_locks where relation = '_cdc_a'::regclass and granted"
+    with guarded(database, Kept()) as guard, database.connect() as connection:
+        # Who has this lock is another guard.
+        connection.execute(f"select pg_terminate_backend(pid, 5000) {ours}")
+        connection.execute("select pg_advisory_lock(%s)", [ALONE])
+        while not connection.execute(f"select {ours} and query like '%pg_try_advisory_lock%'").fetchall():
+            assert connection.execute(held).fetchall() == []
+        connection.execute("drop table _cdc_b")
+        connection.execute("select pg_advisory_unlock(%s)", [ALONE])
+        while not connection.execute(held).fetchall():
+            pass
+    assert set(guard.lost) == {"public._cdc_b"}
 
 
 def test_statements_that_still_wait_when_the_command_has_ended_are_seen_to(database: FreshDatabase) -> None:

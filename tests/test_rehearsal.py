@@ -139,6 +139,23 @@ def test_an_update_is_foreseen_and_one_that_the_rehearsal_did_not_show_was_done_
     assert ended.code == 0, ended.said
 
 
+def test_rows_are_never_called_changed_by_others_where_the_rehearsal_lacked_rows(project: Project) -> None:
+    project.database.execute(
+        "create table closed (id int, why text);"
+        "insert into closed select g, repeat('x', 1900) from generate_series(1, 20000) g"
+    )
+    update = psql_file(project, "update _cdc_users c set note = 'x' from closed where closed.id = c.id + 1")
+    value, ended = project.json("run-safe", "--yes", "--", *update, environment=psql_environment(project))
+    assert foreseen(value)["_cdc_users"] == ("untouched", 3, 3)
+    assert "run with only the first row of closed: what depends on their data may differ" in ended.stderr
+    assert [(table["change"], table["by_others"]) for table in value["verdict"]] == [
+        ("untouched", False),
+        ("untouched", False),
+        ("rows changed", False),
+    ]
+    assert ended.code == 6, ended.said
+
+
 def test_a_delete_that_cascades_and_a_lost_column_are_foreseen(project: Project) -> None:
     strike = psql_file(project, "delete from users where id = 1", "alter table _cdc_roles drop name")
     value, ended = project.json("rehearse", "--", *strike, environment=psql_environment(project))

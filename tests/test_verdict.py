@@ -331,6 +331,55 @@ def test_what_still_runs_after_the_limit_is_said_and_no_table_is_called_untouche
     }
 
 
+@pytest.mark.parametrize("called", ["select migrate()", "call migrate_too()", "with x as (select migrate()) table x"])
+def test_a_function_that_a_killed_migration_left_running_may_do_anything(backed: Backed, called: str) -> None:
+    body = "language plpgsql as $$ begin perform pg_advisory_xact_lock(7); drop table _cdc_roles; end $$"
+    backed.database.execute(
+        f"create function migrate() returns void {body}; create procedure migrate_too() {body};"
+        "create function harmless() returns void stable language sql as 'select pg_advisory_xact_lock(7)'"
+    )
+    tables = [table.oid for table in backed.result.tables]
+    with backed.database.connect() as holder, reached(backed.database).connect() as connection:
+        since = server_clock(connection)
+        holder.execute("select pg_advisory_lock(7)")
+        with backed.database.connect() as left, backed.database.connect() as other:
+            left.pgconn.send_query(called.encode())
+            other.pgconn.send_query(b"select harmless()")
+            waiting = "select from pg_locks where locktype = 'advisory' and not granted"
+            while len(holder.execute(waiting).fetchall()) < 2:
+                pass
+            (running,) = find_unfinished(connection, tables, since)
+            assert (running.pid, running.query) == (left.info.backend_pid, called)
+            holder.execute("select pg_advisory_unlock(7)")
+            assert wait_for_unfinished(connection, tables, since, limit=30, tell=lambda _: None) == ()
+            for ended in (left, other):
+                while ended.pgconn.get_result():
+                    pass
+    assert backed.judge()["_cdc_roles"].change is Change.DROPPED
+
+
+def test_a_transaction_that_a_migration_left_prepared_is_not_over(embedded_server: Server, tmp_path: Path) -> None:
+    settings = {**DISPOSABLE, "max_prepared_transactions": "3"}
+    with (
+        start_server(embedded_server.binaries, settings=settings) as server,
+        new_project(server, tmp_path) as project,
+        project.database.connect() as connection,
+    ):
+        since, oids = server_clock(connection), [o for (o,) in connection.execute("select oid::int8 from pg_class")]
+        roles = connection.execute("select '_cdc_roles'::regclass::oid::int8").fetchone()
+        for statement, name in (("delete from _cdc_users", "left"), ("select from _cdc_roles", "reads")):
+            for each in ("begin", statement, f"prepare transaction '{name}'"):
+                connection.execute(each)
+        try:
+            (prepared,) = wait_for_unfinished(connection, oids, since, limit=0, tell=print)
+            assert str(prepared) == "the prepared transaction 'left', which COMMIT PREPARED or ROLLBACK PREPARED ends"
+            assert find_unfinished(connection, list(roles or ()), since) == ()
+            assert find_unfinished(connection, oids, server_clock(connection)) == ()
+        finally:
+            for name in ("left", "reads"):
+                connection.execute(f"rollback prepared '{name}'")
+
+
 def test_statements_of_others_are_not_waited_for(backed: Backed) -> None:
     with backed.database.connect(autocommit=False) as application, reached(backed.database).connect() as connection:
         since = server_clock(connection)

@@ -31,7 +31,7 @@ could end that.
 _AFTERWARDS = 30.0
 """Seconds for which statements that wait for us are seen to after the command has ended."""
 
-_ALONE = 0x6364632D67756172
+ALONE = 0x6364632D67756172
 """The advisory lock that keeps two guards of a database apart: each would wait for the other to let go."""
 
 _ADOPTION = 1.0
@@ -49,11 +49,10 @@ class Saved:
     missed: str = ""
 
 
-Save = Callable[[Connection, Table, Table, bool], Saved]
+Save = Callable[[Connection, Table, Table], Saved]
 """Saves what is new in a table.
 
-Gets a connection that holds it, the table as it was backed up, the same with the name that it has now, and
-whether it was rewritten since, by TRUNCATE or ALTER.
+Gets a connection that holds it, the table as it was backed up, and the same with the name that it has now.
 """
 
 Decide = Callable[[str, int, Table], str]
@@ -101,7 +100,6 @@ class Guard:
         self._decide = decide
         self._backed_up = frozenset(self._tables)
         self._files: dict[int, int | None] = {}
-        self._rewritten: set[int] = set()
         self._decided: dict[tuple[int, str, int], str] = {}
         self._unsaved: set[tuple[int, str, int]] = set()
         self._stuck_since: float | None = None
@@ -142,7 +140,7 @@ class Guard:
 
     def _begin(self, watch: Connection, holding: Holding, lock_timeout: float) -> None:
         """Take the tables, and see that they are what they were."""
-        if watch.execute("select pg_try_advisory_lock(%s)", [_ALONE]).fetchone() != (True,):
+        if not _alone(watch):
             raise BackupError(
                 f"Another run rehearses or migrates in {self._database} right now.",
                 untouched="The migration was not started.",
@@ -189,8 +187,10 @@ class Guard:
                 try:
                     watch, holding = self._connect(connections)
                     holding.outside |= left
-                    returned = True
+                    returned = _alone(watch)
                 except (CDCBackupError, psycopg.Error):
+                    returned = False
+                if not returned:
                     connections.close()
                     if self.over.wait(_RETRY):
                         return
@@ -237,7 +237,7 @@ class Guard:
         held, saved = holding.held, dict[int, Saved]()
 
         def save(connection: Connection, now: Table) -> None:
-            saved[now.oid] = self._save(connection, self._tables[now.oid], now, now.oid in self._rewritten)
+            saved[now.oid] = self._save(connection, self._tables[now.oid], now)
 
         try:
             if not holding.let_go(self._letting(ready, waiting, held, seen), save):
@@ -326,8 +326,12 @@ class Guard:
             if now.file == self._files.setdefault(oid, now.file):
                 self.gaps.pop(oid, None)
             else:
-                self._rewritten.add(oid)
                 self._files[oid] = now.file
+
+
+def _alone(watch: Connection) -> bool:
+    """Keep every other guard away from this database for as long as the connection lasts; False where one stands."""
+    return watch.execute("select pg_try_advisory_lock(%s)", [ALONE]).fetchone() == (True,)
 
 
 def _key(waits: Waiting, oid: int) -> tuple[int, str, int]:

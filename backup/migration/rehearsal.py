@@ -58,8 +58,8 @@ class Forecast:
 
     `verdicts` has each of them, in the order given; all are `unknown` where `unknown` says why there is no
     forecast. `through` has for one (schema, name) the table by whose cascade it is struck. `limits` are what
-    the rehearsal could not show, or did in another way. `failure` says why the command did not do its work
-    there; `output` is what it wrote. `place` is where the scratch database was.
+    the rehearsal could not show, or did in another way; `whole` says that the copy had every row. `failure` says why
+    the command did not do its work there; `output` is what it wrote. `place` is where the scratch database was.
     """
 
     command: MigrationCommand
@@ -67,6 +67,7 @@ class Forecast:
     through: Mapping[Name, Name] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     limits: tuple[str, ...] = ()
+    whole: bool = False
     unknown: str = ""
     failure: str = ""
     output: str = ""
@@ -219,6 +220,7 @@ def _rehearse_on(scratch: Scratch, copied: Copied, command: MigrationCommand, st
         through=_through(verdicts, references, after),
         faults=tuple(fault for fault in faults if fault.is_loss),
         limits=tuple(_limits(way, copied, command, stage.variable)),
+        whole=not copied.in_part,
         failure=failure,
         output=tried.output if failure else "",
         place=scratch.place,

@@ -9,6 +9,7 @@ from psycopg import sql
 from backup.errors import BackupError
 from backup.migration.guard import Saved
 from backup.postgres.fingerprint import count_and_fingerprint
+from backup.postgres.locks import find_standing
 from backup.postgres.newer import Horizon, newer_than
 from backup.postgres.snapshot import Count
 from backup.postgres.tables import Connection, Kind, Table, find_tables_by
@@ -23,8 +24,8 @@ class SaveNewer:
     horizon: Horizon
     counts: Mapping[int, Count]
 
-    def __call__(self, connection: Connection, table: Table, now: Table, rewritten: bool) -> Saved:
-        """Save the rows that are newer; without a key, and rewritten since, all of them.
+    def __call__(self, connection: Connection, table: Table, now: Table) -> Saved:
+        """Save the rows that are newer; without a key, and rewritten since the snapshot, all of them.
 
         `rows then + newer rows = rows now` holds if and only if no row of then was updated or deleted. Where it does
         not, the newer rows are merged into those of the backup by their key: new versions take the place of old ones,
@@ -39,6 +40,7 @@ class SaveNewer:
         known = table.oid in self.counts
         changed = {(c.name, c.type) for c in there.columns} != {(c.name, c.type) for c in table.columns}
         where = newer_than(self.horizon, table)
+        rewritten = known and self._file(connection, table) != self.counts[table.oid].filenode
         # Without a key nothing tells a row that was copied, by ALTER or VACUUM FULL, from one that is new.
         whole = known and not table.key and (rewritten or self.horizon.noted[table.oid] is None)
         if whole:
@@ -70,6 +72,11 @@ class SaveNewer:
         )
         with connection.cursor() as cursor, cursor.copy(query) as copied:
             yield map(bytes, copied)
+
+    def _file(self, connection: Connection, table: Table) -> int | None:
+        """The file of the table by now: another one since the snapshot, if it was truncated or rewritten."""
+        standing = find_standing(connection, [table.oid])
+        return standing[table.oid].file if table.oid in standing else None
 
     def _look(self, connection: Connection, table: Table, where: sql.Composable) -> tuple[int, str]:
         columns = [column.name for column in table.columns]

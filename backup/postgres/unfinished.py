@@ -1,4 +1,4 @@
-"""Statements that are still running on the server although the program that sent them is gone."""
+"""What is not over on the server although the program that began it is gone: statements, prepared transactions."""
 
 import re
 import time
@@ -13,7 +13,8 @@ _SHOWN = 100
 _PAUSE = 0.1
 
 # A connection of the migration's own is younger than the migration. One that is older counts where it has locked a
-# table that we ask about: through a pooler the migration may have got an old one.
+# table that we ask about: through a pooler the migration may have got an old one. What a function of this database
+# is going to do, no word of the statement tells, unless the function promises to change nothing.
 _UNFINISHED = """
 with locks as (
     select pid, bool_or(relation = any(%(oids)s::oid[])) as ours
@@ -29,20 +30,40 @@ where a.datname = current_database() and a.pid <> pg_backend_pid() and a.applica
   and a.state is distinct from 'idle'
   and (coalesce(locks.ours, false)
        or a.backend_start >= %(since)s
-          and (locks.pid is not null or a.query ~* '\\m(alter|create|delete|do|drop|merge|rename|truncate|update)\\M'))
+          and (locks.pid is not null
+               or a.query ~* '\\m(alter|call|create|delete|do|drop|execute|merge|rename|truncate|update)\\M'
+               or exists (select from pg_proc p
+                          where p.oid >= 16384 and p.provolatile = 'v'
+                            and lower(p.proname) = any(regexp_split_to_array(lower(a.query), '\\W+')))))
 order by a.pid
+"""
+
+# It ends with no connection. Who has read a table alone can change nothing of it any more.
+_PREPARED = """
+select distinct p.gid, p.prepared
+from pg_prepared_xacts p join pg_locks x on x.transactionid = p.transaction and x.pid is null
+join pg_locks l on l.virtualtransaction = x.virtualtransaction and l.pid is null
+where p.database = current_database() and p.prepared >= %(since)s
+  and l.locktype = 'relation' and l.relation = any(%(oids)s::oid[])
+  and l.mode not in ('AccessShareLock', 'RowShareLock')
+order by 1
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A statement that a backend of the server is running: the process, since when, and what, as far as shown."""
+    """A statement that a backend of the server is running: the process, since when, and what, as far as shown.
 
-    pid: int
+    Without a process, `query` is the name of a prepared transaction.
+    """
+
+    pid: int | None
     since: datetime
     query: str
 
     def __str__(self) -> str:
+        if self.pid is None:
+            return f"the prepared transaction {self.query!r}, which COMMIT PREPARED or ROLLBACK PREPARED ends"
         # a literal may be a password
         shown = " ".join(re.sub(r"'[^']*'?", "'…'", self.query).split())
         return f"{shown[:_SHOWN] or 'a statement that this role may not see'}, by process {self.pid}"
@@ -57,27 +78,31 @@ def server_clock(connection: Connection) -> datetime:
 
 
 def find_unfinished(connection: Connection, oids: Sequence[int], since: datetime) -> tuple[Running, ...]:
-    """Statements of others that may still change the tables: of connections made `since`, or that locked one of them.
+    """What others have begun that may still change the tables, since a time of the server's own clock.
 
-    `since` is a time of the server's own clock.
+    Statements of connections made since, or that locked one of the tables; transactions that were prepared since.
     """
     rows = connection.execute(_UNFINISHED, {"oids": list(oids), "since": since, "name": APPLICATION_NAME})
-    return tuple(Running(pid=pid, since=began, query=query) for pid, began, query in rows)
+    prepared = connection.execute(_PREPARED, {"oids": list(oids), "since": since})
+    return (
+        *(Running(pid=pid, since=began, query=query) for pid, began, query in rows),
+        *(Running(pid=None, since=began, query=gid) for gid, began in prepared),
+    )
 
 
 def wait_for_unfinished(
     connection: Connection, oids: Sequence[int], since: datetime, *, limit: float, tell: Callable[[str], None]
 ) -> tuple[Running, ...]:
-    """Wait until the unfinished statements of this moment are over; those that are not after `limit` seconds.
+    """Wait until what is unfinished at this moment is over; what is not after `limit` seconds.
 
     Statements that come later are not waited for: what sends new ones is no program that is gone.
     """
     first = find_unfinished(connection, oids, since)
     for running in first:
-        tell(f"Waiting for a statement that is still running on the server: {running}")
+        what = "for a statement that is still running on the server" if running.pid else "on the server for"
+        tell(f"Waiting {what}: {running}")
     ends, still = time.monotonic() + limit, first
     while still and time.monotonic() < ends:
         time.sleep(_PAUSE)
-        known = {(running.pid, running.since) for running in still}
-        still = tuple(r for r in find_unfinished(connection, oids, since) if (r.pid, r.since) in known)
+        still = tuple(running for running in find_unfinished(connection, oids, since) if running in still)
     return still
