@@ -13,7 +13,7 @@ from backup.postgres.snapshot import count_rows, identify
 from backup.postgres.tables import Table, find_obstacles, find_others_by, find_tables_by
 from backup.report import Report, plural
 from backup.result import Result, State, Status, TablePlan
-from backup.session.delta_parts import Delta, read_delta, verify_delta
+from backup.session.delta_parts import Delta, aside_files, read_delta, verify_delta
 from backup.session.folder import SavedTable, Session
 from backup.session.merge import aside_name
 from backup.session.plain import plain_files
@@ -100,6 +100,8 @@ def _held(session: Session, report: Report) -> Iterator[None]:
 
 def _delta(session: Session, chosen: Sequence[SavedTable], report: Report) -> Delta | None:
     """What was saved of the chosen tables after the session, proven to be what was written; it is told."""
+    for file in aside_files(session.path):
+        report.warn(f"  not brought back: the rows in {file}, whose table was made or changed after the backup")
     delta = read_delta(session.path)
     if delta is None:
         return None

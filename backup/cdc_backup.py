@@ -167,7 +167,7 @@ class CDCBackup:
         agreed: Forecast | None = None
         with self._files_told(before):
             if before and not self._dry:
-                self._safe_run(None).run_before(before)
+                self._safe_run(None, ask=ask).run_before(before)
             try:
                 if without_backup:
                     self._report.warn("Without a backup, as you said: what this destroys cannot be brought back.")
@@ -183,13 +183,14 @@ class CDCBackup:
             for command in everything:
                 self._report.say(f"Would run: {command}")
             return
-        self._safe_run(agreed).run(commands, catalog)
+        self._safe_run(agreed, ask=ask).run(commands, catalog)
 
-    def _safe_run(self, agreed: Forecast | None) -> SafeRun:
+    def _safe_run(self, agreed: Forecast | None, *, ask: bool) -> SafeRun:
         return SafeRun(
             database=self._database,
             settings=self.settings,
             agreed=agreed,
+            ask=ask,
             restore=f"{self._program}restore",
             named=self._named,
             report=self._report,
@@ -324,7 +325,7 @@ class CDCBackup:
         complete = [kept for kept in self._review() if not kept.listed.problem]
         ours = [kept for kept in complete if kept.is_of(here, self._database.host, self._database.name)]
         if not ours:
-            others = f"; the {plural(len(complete), 'one')} there are of other databases" if complete else ""
+            others = f"; what there is, {plural(len(complete), 'session')}, is of other databases" if complete else ""
             raise UsageError(
                 f"There is no complete session of {self._database} in {self.settings.path}{others}.",
                 untouched="Nothing was done.",

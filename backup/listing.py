@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backup.report import Report, plural, size
-from backup.session.delta_parts import lonely_deltas
+from backup.session.delta_parts import aside_files, lonely_deltas
 from backup.session.prune import Kept
 from backup.session.sidecar import Verdict
 
@@ -33,7 +33,8 @@ def _row(kept: Kept) -> tuple[str, ...]:
             manifest.database,
             str(len(manifest.tables)),
             f"{sum(table.rows for table in manifest.tables):,}"
-            + (f", +{plural(kept.delta.rows, 'row')} in its delta" if kept.delta else ""),
+            + (f", +{plural(kept.delta.rows, 'row')} in its delta" if kept.delta else "")
+            + (f", others in {plural(len(aside), 'file')} aside" if (aside := aside_files(listed.path)) else ""),
         )
     drilled = "no" if kept.drill is None else "failed" if kept.drill.problem else "yes"
     match kept.verdict:

@@ -119,7 +119,10 @@ class Changed:
 
 @dataclass(kw_only=True)
 class Result:
-    """What a run did up to now; `tables`, `counts` and `horizon` are those that the verdict compares with."""
+    """What a run did up to now; `tables`, `counts` and `horizon` are those that the verdict compares with.
+
+    `allowed` are the OIDs of tables that a person, asked while the migration ran, let a statement have.
+    """
 
     status: Status | None = None
     session: Session | None = None
@@ -130,6 +133,7 @@ class Result:
     strikes: tuple[Strike, ...] | None = None
     gaps: dict[int, str] = field(default_factory=dict)
     unguarded: dict[str, str] = field(default_factory=dict)
+    allowed: frozenset[int] = frozenset()
     forecast: Forecast | None = None
     left: str = ""
     verdict: tuple[Verdict, ...] | None = None

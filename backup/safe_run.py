@@ -37,7 +37,8 @@ def look_at_catalog(database: Database) -> str:
 class SafeRun:
     """A run of migration commands over the tables of `result`, after their backup.
 
-    `agreed` is the forecast that a person agreed to: what goes as it said is no loss.
+    `agreed` is the forecast that a person agreed to: what goes as it said is no loss. `ask` says that this person may
+    be asked again, when it happens (`on_destroy: ask`).
     `restore` is what a person types to restore, `named` the options that lead to the same configuration. `patience`
     is how many seconds are waited for statements that the migration left running, and for locks.
     """
@@ -45,6 +46,7 @@ class SafeRun:
     database: Database
     settings: Settings
     agreed: Forecast | None
+    ask: bool
     restore: str
     named: tuple[str, ...]
     report: Report
@@ -79,7 +81,8 @@ class SafeRun:
             raise BackupError(
                 f"Nothing can be written beside the session: {error}.", untouched="The migration was not started."
             ) from error
-        with stand_guard(self.database, self.settings, frozenset(announced), result, self.report):
+        changes = {oid: told.change for oid, told in announced.items()}
+        with stand_guard(self.database, self.settings, changes, result, self.report, ask=self.ask):
             failure = self._migrate(commands, catalog)
             unfinished = self._wait(machinery)
         verdict = result.verdict = judge(
@@ -87,6 +90,7 @@ class SafeRun:
             result.tables,
             result.counts,
             announced,
+            allowed=result.allowed,
             safe=self._safe(),
             horizon=result.horizon,
             fingerprints=self._fingerprints(),

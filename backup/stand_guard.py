@@ -1,13 +1,15 @@
 """The guard of a safe run: from the settings, with a person to be asked, and what it did in words."""
 
+import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from backup.migration.guard import Guard, Saved, Strike
 from backup.migration.save_newer import SaveNewer
+from backup.migration.verdict import Change
 from backup.postgres.database import Database
 from backup.postgres.tables import Connection, Table, find_tables
 from backup.report import Report, plural, visible
@@ -16,20 +18,29 @@ from backup.session.delta import DeltaWriter
 from backup.settings import OnDestroy, Settings
 
 _SHOWN = 200
+_DROPS = re.compile(r"\bdrop\s+(table|schema|owned|extension|foreign\s+table)\b", re.IGNORECASE)
+_TRUNCATES = re.compile(r"\btruncate\b", re.IGNORECASE)
 
 
 @contextmanager
 def stand_guard(
-    database: Database, settings: Settings, announced: frozenset[int], result: Result, report: Report
+    database: Database,
+    settings: Settings,
+    announced: Mapping[int, Change],
+    result: Result,
+    report: Report,
+    *,
+    ask: bool,
 ) -> Iterator[None]:
     """Hold the tables of `result` while the block runs, and save beside its session what is newer than that.
 
     Args:
         database: where the tables are.
         settings: whether there is a guard, and what becomes of a statement that nobody announced.
-        announced: the OIDs of the tables of which a person was told before that they would be taken.
+        announced: what a person agreed to before that becomes of a table, by OID.
         result: what the session holds; gets what the guard saw.
         report: whom to ask and to tell.
+        ask: with `on_destroy: ask`, ask also about what was agreed to before.
 
     Raises:
         BackupError: a table cannot be had, or is not what was backed up any more.
@@ -41,13 +52,20 @@ def stand_guard(
         yield
         return
 
+    allowed = set[int]()
+
     def decide(query: str, _pid: int, table: Table) -> str:
-        if settings.on_destroy is OnDestroy.CONTINUE or table.oid in announced:
+        attended = settings.on_destroy is OnDestroy.ASK and report.attended
+        agreed = _is_announced(announced.get(table.oid), query) and not (attended and ask)
+        if settings.on_destroy is OnDestroy.CONTINUE or agreed:
             return ""
-        if settings.on_destroy is OnDestroy.STOP or not report.attended:
+        if not attended:
             return f"it was not announced (backup.on_destroy: {settings.on_destroy})"
         question = f"This statement is about to take {table}, and waits:\n  {_short(query)}\nLet it go on?"
-        return "" if report.ask_meanwhile(question, guard.over) else "a person said no"
+        if not report.ask_meanwhile(question, guard.over):
+            return "a person said no"
+        allowed.add(table.oid)
+        return ""
 
     guard = Guard(
         database,
@@ -62,6 +80,7 @@ def stand_guard(
             yield
     finally:
         result.strikes, result.gaps, result.unguarded = tuple(guard.strikes), dict(guard.gaps), guard.lost
+        result.allowed = frozenset(allowed)
         for strike in guard.strikes:
             _tell(strike, report)
         for name, why in guard.lost.items():
@@ -99,6 +118,23 @@ def stand_against(database: Database, settings: Settings, tables: Sequence[Table
     guard = Guard(database, tables, find=find, save=_save_nothing, decide=decide, tell=against.strikes.append)
     with guard.standing(settings.lock_timeout):
         yield against
+
+
+def _is_announced(change: Change | None, query: str) -> bool:
+    """Whether a statement may have a table of which that was announced.
+
+    What a statement does is not known before it has done it; but what only its rows were to lose, no statement needs
+    the table for, and one that says so in its text does more than was announced.
+    """
+    match change:
+        case None | Change.ROWS_LOST | Change.ROWS_CHANGED | Change.UNTOUCHED | Change.UNKNOWN:
+            return False
+        case Change.DROPPED | Change.REPLACED:
+            return True
+        case Change.EMPTIED:
+            return not _DROPS.search(query)
+        case _:
+            return not _DROPS.search(query) and not _TRUNCATES.search(query)
 
 
 def _save_nothing(_connection: Connection, _table: Table, _now: Table) -> Saved:

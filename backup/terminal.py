@@ -96,13 +96,16 @@ class Copy:
 
 @contextmanager
 def plain_terminal(descriptor: int) -> Iterator[None]:
-    """A terminal on which a person sees what he types and ends it with Enter; then it is as it was."""
+    """A terminal on which a person sees what he types and ends it with Enter; then it is as it was.
+
+    What was typed before is forgotten: it answered something else.
+    """
     before = termios.tcgetattr(descriptor)
     plain = termios.tcgetattr(descriptor)
     plain[0] |= termios.ICRNL
     plain[1] |= termios.OPOST
     plain[3] |= termios.ICANON | termios.ECHO | termios.ISIG
-    termios.tcsetattr(descriptor, termios.TCSANOW, plain)
+    termios.tcsetattr(descriptor, termios.TCSAFLUSH, plain)
     try:
         yield
     finally:

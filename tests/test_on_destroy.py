@@ -1,5 +1,6 @@
 """A statement that is about to take a CDC table: it goes on, a person is asked, or it is cancelled on the server."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,8 +71,59 @@ def test_who_says_yes_gets_what_he_asked_for(project: Project) -> None:
             shown.expect_exact("Let it go on? [y/n]")
             shown.sendline("y")
         code, said = end(shown)
-    assert code == 6, said
+    assert code == 0, said
+    assert "Gone as announced: public._cdc_roles (dropped), public._cdc_users (dropped)." in said
     assert tables(project) == {"_cdc_empty"}
+
+
+def test_what_a_person_agreed_to_before_he_is_asked_again_when_it_happens(project: Project) -> None:
+    project.configure(rehearse="on", on_destroy="ask")
+    with project.terminal(CDC_BACKUP, "run-safe", "--", *psql(project, "drop table _cdc_roles")) as shown:
+        shown.expect_exact("will drop `_cdc_roles` (2 rows)")
+        shown.expect(r"Go on\?")
+        shown.send("y\r")
+        shown.expect_exact("Let it go on? [y/n]")
+        shown.sendline("n")
+        code, said = end(shown)
+    assert code == 5, said
+    assert tables(project) == {"_cdc_users", "_cdc_roles", "_cdc_empty"}
+
+
+def test_what_was_typed_before_the_question_is_no_answer_to_it(project: Project) -> None:
+    project.configure(rehearse="off", on_destroy="ask", mode="auto")
+    slow = psql(project, "select pg_advisory_lock(7)", "drop table _cdc_roles")
+    with project.database.connect() as holder:
+        holder.execute("select pg_advisory_lock(7)")
+        with project.terminal(CDC_BACKUP, "run-safe", "--", *slow) as shown:
+            shown.expect_exact("Running: ")
+            waiting = "select from pg_locks where locktype = 'advisory' and objid = 7 and not granted"
+            while not holder.execute(waiting).fetchall():
+                pass
+            shown.sendline("y")
+            holder.execute("select pg_advisory_unlock(7)")
+            shown.expect_exact("Let it go on? [y/n]")
+            shown.sendline("n")
+            code, said = end(shown)
+    assert code == 5, said
+    assert "_cdc_roles" in tables(project)
+
+
+def test_a_drop_is_not_what_was_announced_where_rows_alone_were_to_go(project: Project) -> None:
+    project.configure(rehearse="on", on_destroy="stop")
+    project.database.execute(
+        "create function here() returns bool language sql as $$ select current_database() !~ 'cdc_s' $$"
+    )
+    statements = (
+        "delete from _cdc_users where id = 1",
+        "do $$ begin if here() then drop table _cdc_users; end if; end $$",
+        "do $$ begin if not here() then truncate _cdc_roles; end if; end $$",
+        "do $$ begin if here() then execute 'drop table _cdc_roles'; end if; end $$",
+    )
+    for statement in statements[1], statements[3]:
+        value, ended = project.json("run-safe", "--yes", "--", *psql(project, statements[0], statements[2], statement))
+        assert ended.code != 0, ended.said
+        assert value["guard"]["strikes"][0]["refused"]
+        assert tables(project) == {"_cdc_users", "_cdc_roles", "_cdc_empty"}
 
 
 def test_ctrl_c_at_the_question_is_a_no(project: Project) -> None:
@@ -100,5 +152,16 @@ def test_rows_that_no_restore_can_bring_in_are_kept_for_a_person_and_that_is_no_
     [kept] = session.with_name(f"{session.name}.delta").glob("*.aside.sql")
     assert kept.name in gap["reason"]
     assert "4\tjoe\t\\N\t777\n" in kept.read_text()
-    assert project.cdc("restore", "--yes").code == 0
+    back = project.cdc("restore", "--yes")
+    assert back.code == 0
+    assert f"not brought back: the rows in {kept}" in back.said
     assert project.database.rows("select count(*) from _cdc_users") == [(3,)]
+    project.configure(drill=True, keep_last=1, retention_days=1)
+    assert project.cdc("backup").code == 0
+    manifest = session / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"created": "2020-01-01T00:00:00"}))
+    listed = project.json("list")[0]["sessions"][-1]
+    assert kept.name in listed["kept_because"]
+    assert "others in 1 file aside" in project.cdc("list").stdout
+    kept.unlink()
+    assert project.json("list")[0]["sessions"][-1]["kept_because"] is None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg import sql
 
 from backup.migration.command import MigrationCommand
 from backup.migration.rehearsal import Forecast
@@ -229,6 +230,16 @@ def test_the_verdict_is_what_the_database_holds_whatever_the_commands_exit_code(
             assert on(value["verdict"], "_cdc_roles")["change"] == "untouched"
 
 
+def test_a_database_that_writes_dates_in_another_way_is_judged_like_any_other(project: Project) -> None:
+    project.configure(drill=True)
+    name = sql.Identifier(project.database.name)
+    project.database.execute(sql.SQL("alter database {} set datestyle = 'German, DMY'").format(name))
+    value, ended = project.json("run-safe", "--", *psql(project, "drop table _cdc_users"))
+    assert ended.code == 6, ended.said
+    assert on(value["verdict"], "_cdc_users")["change"] == "dropped"
+    assert project.cdc("restore").code == 0
+
+
 def test_a_table_that_was_rewritten_has_its_rows_by_the_fingerprint_of_the_drill(project: Project) -> None:
     project.configure(drill=True)
     rewrite = ("alter table _cdc_users add more float default random()", "insert into _cdc_users values (4, 'joe')")
@@ -398,6 +409,27 @@ def test_a_table_that_cannot_be_read_is_unknown_and_the_others_are_judged(backed
     assert "permission denied" in verdicts["_cdc_roles"].detail
 
 
+def test_a_column_or_a_name_that_goes_as_well_is_more_than_was_announced(backed: Backed) -> None:
+    backed.database.execute("delete from _cdc_users where id = 1; delete from _cdc_roles where id = 1")
+    told = {backed.oid(name): verdict for name, verdict in backed.judge().items()}
+    assert {v.change for v in told.values()} == {Change.ROWS_LOST, Change.UNTOUCHED}
+    assert [v.announced for v in backed.judge(announced=told).values() if v.is_loss] == [True, True]
+    backed.database.execute("alter table _cdc_users drop note; alter table _cdc_roles rename to roles")
+    assert [v.announced for v in backed.judge(announced=told).values() if v.is_loss] == [False, False]
+
+
+def test_who_let_a_statement_have_a_table_agreed_to_no_delete(backed: Backed) -> None:
+    oids = [table.oid for table in backed.result.tables]
+    backed.database.execute("delete from _cdc_roles; truncate _cdc_users; drop table _cdc_empty")
+    verdicts = backed.judge(allowed=oids)
+    assert {name: (v.change, v.announced) for name, v in verdicts.items()} == {
+        "_cdc_roles": (Change.EMPTIED, False),
+        "_cdc_users": (Change.EMPTIED, True),
+        "_cdc_empty": (Change.DROPPED, True),
+    }
+    assert not any(v.announced for v in backed.judge(allowed=oids, gaps=dict.fromkeys(oids, "a gap")).values())
+
+
 def dropped(name: str) -> Verdict:
     """What a forecast says of a table that will be dropped."""
     return Verdict(schema="public", name=name, change=Change.DROPPED, rows_before=3, rows_after=None)
@@ -421,6 +453,7 @@ def test_what_went_as_announced_is_no_failure_and_is_kept_beside_the_session(
     SafeRun(
         database=reached(backed.database),
         agreed=Forecast(command=command, verdicts=(dropped("_cdc_users"),)),
+        ask=False,
         settings=load_settings(),
         restore="cdc-backup restore",
         named=(),

@@ -37,8 +37,9 @@ class Verdict:
     `rows_changed` are rows of the backup that were updated or deleted since, `rows_added` those there now that the
     backup does not hold, new ones and new versions; None where that cannot be told. Nobody knows who did it, the
     migration or others meanwhile; but `by_others` says that the rehearsal of the migration changed none. `announced`
-    says that a person agreed before to no less than this. `in_place` says that what was lost can go back where it
-    was: the table has no other name, and no fewer columns.
+    says that a person agreed to no less than this, before or at the moment when it happened. `also` are the columns
+    that are gone, and another name, whatever happened to the rows. `in_place` says that what was lost can go back
+    where it was: the table has no other name, and no fewer columns.
     """
 
     schema: str
@@ -49,6 +50,7 @@ class Verdict:
     rows_added: int | None = None
     rows_changed: int | None = None
     detail: str = ""
+    also: tuple[str, ...] = ()
     in_place: bool = True
     announced: bool = False
     by_others: bool = False
@@ -65,6 +67,7 @@ def judge(
     counts: Mapping[int, Count],
     announced: Mapping[int, Verdict],
     *,
+    allowed: Collection[int] = (),
     safe: Collection[int] = (),
     horizon: Horizon | None = None,
     fingerprints: Mapping[int, str] = MappingProxyType({}),
@@ -81,6 +84,7 @@ def judge(
         before: the snapshot's tables.
         counts: their rows in it, by OID.
         announced: what a person agreed to that becomes of a table, by OID.
+        allowed: the tables that a person, asked at that moment, let a statement have for itself.
         safe: what the rehearsal of the same migration left untouched; rows that changed even so, others changed.
         horizon: the snapshot's; without it an UPDATE shows nowhere, nor a DELETE beside as many INSERTs.
         fingerprints: of the tables in the drill, by OID; without one nothing proves that a table that was rewritten has
@@ -114,12 +118,15 @@ def judge(
         gap = gaps.get(table.oid) if verdict.is_loss else None
         if gap:
             verdict = replace(verdict, detail=", ".join(filter(None, (verdict.detail, gap))))
-        verdicts.append(replace(verdict, announced=not gap and _is_as(verdict, announced.get(table.oid))))
+        agreed = _is_as(verdict, announced.get(table.oid)) or (table.oid in allowed and _is_taken(verdict, look, now))
+        verdicts.append(replace(verdict, announced=not gap and agreed))
     return tuple(verdicts)
 
 
 def _is_as(verdict: Verdict, told: Verdict | None) -> bool:
     """Whether not more is lost than was told."""
+    if told and not set(verdict.also) <= set(told.also):
+        return False
     match told.change if told else None, verdict.change:
         case Change.EMPTIED, Change.EMPTIED | Change.ROWS_LOST | Change.ROWS_CHANGED:
             return True  # others go on writing to it
@@ -129,6 +136,20 @@ def _is_as(verdict: Verdict, told: Verdict | None) -> bool:
             return told is not None and _struck(verdict) <= _struck(told)
         case change, now:
             return told is not None and change is now and verdict.detail == told.detail
+
+
+def _is_taken(verdict: Verdict, look: SecondLook, now: Table | None) -> bool:
+    """Whether this is what only a statement does that has the table for itself: no DELETE, and no UPDATE."""
+    if verdict.change is Change.EMPTIED:
+        recount = look.recounts.get(now.oid) if now else None
+        return recount is not None and recount.rewritten
+    return verdict.change in (
+        Change.DROPPED,
+        Change.REPLACED,
+        Change.RENAMED,
+        Change.DETACHED,
+        Change.COLUMNS_LOST,
+    )
 
 
 def _struck(verdict: Verdict) -> int:
@@ -185,6 +206,7 @@ def _compare(before: Table, rows_before: int, same: Table | None, namesake: Tabl
         rows_added=added,
         rows_changed=changed,
         detail=", ".join(details),
+        also=(*lost, *moved),
         in_place=in_place,
     )
 

@@ -138,6 +138,8 @@ class Database:
         with self._opened(self._reached, client_encoding="UTF8", **options) as connection:
             connection.execute("select set_config(name, '0', false) from pg_settings where name = any(%s)", [_TIMEOUTS])
             connection.execute("set search_path to pg_catalog")
+            # psycopg reads no time in another
+            connection.execute("set datestyle to iso")
             yield connection
 
     @cached_property

@@ -99,6 +99,11 @@ def read_delta(session: Path) -> Delta | None:
         raise BackupError(f"{path} cannot be read: {error}", remedy=_WAY_OUT) from error
 
 
+def aside_files(session: Path) -> tuple[Path, ...]:
+    """The files of the session's delta with rows that no restore brings in by itself: they are for a person."""
+    return tuple(sorted(delta_folder(session).glob("*.aside.sql")))
+
+
 def lonely_deltas(root: Path) -> tuple[Path, ...]:
     """The deltas in `root` whose session is not there."""
     return tuple(sorted(path for path in root.glob("backup_*.delta") if not path.with_suffix("").exists()))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backup.errors import BackupError
 from backup.lock import locked
-from backup.session.delta_parts import Delta, delta_folder, read_delta
+from backup.session.delta_parts import Delta, aside_files, delta_folder, read_delta
 from backup.session.folder import MANIFEST, RESTORE_SCRIPT, SUMMARY, Listed, list_sessions, unpublish
 from backup.session.sidecar import Drill, Restore, Verdict, remove_sidecars
 
@@ -73,6 +73,8 @@ def review_sessions(
             return "what its migration did is not known"
         if verdict is not None and verdict.destroyed and not session.restored:
             return "what its migration destroyed was not restored"
+        if aside := aside_files(listed.path):
+            return f"no restore brings back what {', '.join(file.name for file in aside)} in its delta holds"
         if now - _moment(listed) < timedelta(days=retention_days):
             return f"it is younger than {retention_days} days"
         return ""
