@@ -96,14 +96,11 @@ def _created(host: Database, like: Database) -> Iterator[Database]:
     with host.connect() as connection:
         connection.execute("set default_transaction_read_only = off")
         clear_left(connection)
+        locale = _locale(connection, like, host)
         try:
-            connection.execute(
-                sql.SQL("create database {} template template0 {}").format(identifier, _locale(connection, like, host))
-            )
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise BackupError(f"No scratch database on {host.host}: {error}", remedy=_AVOID) from error
-        made = host.named(name)
-        try:
+            # In here, because an interruption may come when the server has made it already.
+            _create(connection, host, sql.SQL("create database {} template template0 {}").format(identifier, locale))
+            made = host.named(name)
             # It tells other runs, also those for other databases of the server, that we live.
             with made.connect():
                 connection.execute(sql.SQL("comment on database {} is {}").format(identifier, _MARK))
@@ -117,6 +114,13 @@ def _created(host: Database, like: Database) -> Iterator[Database]:
             # An error here must not hide the one that may have brought us here; the next run tries again.
             with suppress(psycopg.Error):
                 connection.execute(sql.SQL("drop database if exists {} with (force)").format(identifier))
+
+
+def _create(connection: Connection, host: Database, statement: sql.Composed) -> None:
+    try:
+        connection.execute(statement)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise BackupError(f"No scratch database on {host.host}: {error}", remedy=_AVOID) from error
 
 
 def clear_left(connection: Connection) -> tuple[str, ...]:
