@@ -22,6 +22,8 @@ from backup.listing import show_sessions
 from backup.migration.command import MigrationCommand
 from backup.migration.rehearsal import TIME_LIMIT, Forecast, Stage
 from backup.postgres.clients import Clients
+from backup.postgres.container import Container, contained, find_container
+from backup.postgres.container_clients import container_clients
 from backup.postgres.database import Database
 from backup.postgres.find_clients import find_clients
 from backup.postgres.scratch import scratch_database
@@ -247,7 +249,7 @@ class CDCBackup:
             without_delta=without_delta,
             ask=ask,
             lock_timeout=self.settings.lock_timeout,
-            clients=self.settings.clients,
+            clients=self._clients,
             report=self._report,
             result=self.result,
         )
@@ -292,6 +294,7 @@ class CDCBackup:
         diagnose(
             self.settings,
             lambda: self._database,
+            self._clients,
             named=self._named,
             program=self._program,
             report=self._report,
@@ -341,7 +344,10 @@ class CDCBackup:
         url = database_url(self.settings)
         if url is not None:
             return Database.from_url(url.url, url.source)
-        database = Database.from_environment()
+        database = contained(self._container) if self._container else Database.from_environment()
+        if database is None and (app := os.environ.get("APP_NAME")):
+            # what older set-ups of this kind know the database by
+            return contained(find_container(name=f"{app}-postgres"))
         if database is None:
             raise UsageError(
                 f"No database: {self.settings.url_variable} is set neither in the environment nor in "
@@ -351,10 +357,40 @@ class CDCBackup:
             )
         return database
 
+    @cached_property
+    def _container(self) -> Container | None:
+        """The database's container, where one is known."""
+        settings = self.settings
+        if settings.container and settings.compose_service:
+            raise UsageError(
+                "backup.container and backup.compose_service are two names for one thing.",
+                untouched="Nothing was read or started.",
+                remedy="Leave one of them out.",
+            )
+        if not settings.container and not settings.compose_service:
+            return None
+        project = os.environ.get("COMPOSE_PROJECT_NAME") or settings.directory.name
+        return find_container(name=settings.container, service=settings.compose_service, project=project)
+
     def _clients(self) -> Clients:
-        with self._database.connect() as connection:
+        """The clients that the settings ask for; where none of this machine serves, those of the container."""
+        choice, database = self.settings.clients, self._database
+        if choice == "container":
+            if self._container is None:
+                raise UsageError(
+                    "backup.clients is container, and no container is named.",
+                    untouched="Nothing was read or started.",
+                    remedy="Name it in backup.container, or its service in backup.compose_service.",
+                )
+            return container_clients(self._container, database)
+        with database.connect() as connection:
             server_version = connection.info.parameter_status("server_version") or "0"
-        return find_clients(self._database, server_version, self.settings.clients)
+        try:
+            return find_clients(database, server_version, choice)
+        except BackupError:
+            if choice != "auto" or self._container is None:
+                raise
+            return container_clients(self._container, database)
 
     def _prepare(
         self,

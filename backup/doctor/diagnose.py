@@ -6,6 +6,7 @@ from backup.doctor.drizzle import look_at_drizzle
 from backup.doctor.project import look_at_configuration, look_at_folder
 from backup.doctor.server import look_at_server
 from backup.errors import BackupError, ExitCode, UsageError
+from backup.postgres.clients import Clients
 from backup.postgres.database import Database
 from backup.report import Report
 from backup.result import Finding, Health, Result, Status
@@ -18,6 +19,7 @@ _MARGIN = 24
 def diagnose(
     settings: Settings,
     open_database: Callable[[], Database],
+    find_clients: Callable[[], Clients],
     *,
     named: Sequence[str],
     program: str,
@@ -29,6 +31,7 @@ def diagnose(
     Args:
         settings: what the project wants.
         open_database: gives the project's database, or refuses as for a backup.
+        find_clients: likewise, the clients.
         named: the arguments that the settings come from: `--config FILE`, `--path DIR`.
         program: what stands before a recipe's name in an advice.
         report: whom to tell.
@@ -39,7 +42,7 @@ def diagnose(
         BackupError: something else does.
     """
     found = result.doctor = []
-    looks = _looks(settings, open_database, named, program)
+    looks = _looks(settings, open_database, find_clients, named, program)
     while True:
         with report.step("Looking"):
             finding = next(looks, None)
@@ -60,7 +63,11 @@ def diagnose(
 
 
 def _looks(
-    settings: Settings, open_database: Callable[[], Database], named: Sequence[str], program: str
+    settings: Settings,
+    open_database: Callable[[], Database],
+    find_clients: Callable[[], Clients],
+    named: Sequence[str],
+    program: str,
 ) -> Iterator[Finding]:
     yield look_at_configuration(settings, named, program)
     database = total = None
@@ -75,7 +82,7 @@ def _looks(
             exit_code=ExitCode.USAGE,
         )
     else:
-        total = yield from look_at_server(database, settings)
+        total = yield from look_at_server(database, settings, find_clients)
     yield from look_at_folder(settings, total)
     yield from look_at_drizzle(settings, database)
 

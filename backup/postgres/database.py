@@ -119,6 +119,11 @@ class Database:
             environment["PGSERVICE"] = APPLICATION_NAME
         return environment
 
+    def password_variable(self) -> dict[str, str]:
+        """The password as an environment variable, for a program where no file of ours can be read."""
+        password = self._reached.get("password")
+        return {"PGPASSWORD": password} if password else {}
+
     def arguments(self) -> tuple[str, ...]:
         """The connection parameters that no environment variable carries, as arguments without secrets."""
         carried = _variables().keys() | _SECRETS | _NOT_PASSED_ON
