@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 from backup.bring_back import restore_into
@@ -22,13 +22,11 @@ from backup.listing import show_sessions
 from backup.migration.command import MigrationCommand
 from backup.migration.rehearsal import TIME_LIMIT, Forecast, Stage
 from backup.postgres.clients import Clients
-from backup.postgres.container import Container, contained, find_container
-from backup.postgres.container_clients import container_clients
 from backup.postgres.database import Database
-from backup.postgres.find_clients import find_clients
 from backup.postgres.scratch import scratch_database
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
 from backup.postgres.tables import find_tables
+from backup.reach import Reach
 from backup.report import Report, plural, size, visible
 from backup.result import Result, Status
 from backup.safe_run import SafeRun, look_at_catalog
@@ -67,6 +65,7 @@ class CDCBackup:
             Path(config) if config is not None else None, path=Path(path) if path is not None else None
         )
         self.result = Result()
+        self._reach = Reach(self.settings)
         self._report = report or Report()
         self._dry = dry
         self._program = program
@@ -249,7 +248,7 @@ class CDCBackup:
             without_delta=without_delta,
             ask=ask,
             lock_timeout=self.settings.lock_timeout,
-            clients=self._clients,
+            clients=self._reach.clients,
             report=self._report,
             result=self.result,
         )
@@ -262,7 +261,7 @@ class CDCBackup:
         """
         opened = self._session(session)
         self.result.session = opened
-        self._drill(self._database, opened, self._clients())
+        self._drill(self._database, opened, self._reach.clients())
         self.result.status = Status.DRILLED
 
     def prune(self) -> None:
@@ -293,8 +292,7 @@ class CDCBackup:
         """
         diagnose(
             self.settings,
-            lambda: self._database,
-            self._clients,
+            self._reach,
             named=self._named,
             program=self._program,
             report=self._report,
@@ -338,59 +336,10 @@ class CDCBackup:
             self._report.warn(f"What the migration after {kept.listed.path.name} destroyed is not restored either.")
         return open_session((owing or ours)[0].listed.path)
 
-    @cached_property
+    @property
     def _database(self) -> Database:
-        """The database that the project names, or the `PG*` variables do; the same for all of a run."""
-        url = database_url(self.settings)
-        if url is not None:
-            return Database.from_url(url.url, url.source)
-        database = contained(self._container) if self._container else Database.from_environment()
-        if database is None and (app := os.environ.get("APP_NAME")):
-            # what older set-ups of this kind know the database by
-            return contained(find_container(name=f"{app}-postgres"))
-        if database is None:
-            raise UsageError(
-                f"No database: {self.settings.url_variable} is set neither in the environment nor in "
-                f"{self.settings.directory / '.env'}, nor is any of PGHOST, PGSERVICE and PGDATABASE.",
-                untouched="Nothing was read or started.",
-                remedy=f"Set {self.settings.url_variable}=postgresql://user:password@host:port/database.",
-            )
-        return database
-
-    @cached_property
-    def _container(self) -> Container | None:
-        """The database's container, where one is known."""
-        settings = self.settings
-        if settings.container and settings.compose_service:
-            raise UsageError(
-                "backup.container and backup.compose_service are two names for one thing.",
-                untouched="Nothing was read or started.",
-                remedy="Leave one of them out.",
-            )
-        if not settings.container and not settings.compose_service:
-            return None
-        project = os.environ.get("COMPOSE_PROJECT_NAME") or settings.directory.name
-        return find_container(name=settings.container, service=settings.compose_service, project=project)
-
-    def _clients(self) -> Clients:
-        """The clients that the settings ask for; where none of this machine serves, those of the container."""
-        choice, database = self.settings.clients, self._database
-        if choice == "container":
-            if self._container is None:
-                raise UsageError(
-                    "backup.clients is container, and no container is named.",
-                    untouched="Nothing was read or started.",
-                    remedy="Name it in backup.container, or its service in backup.compose_service.",
-                )
-            return container_clients(self._container, database)
-        with database.connect() as connection:
-            server_version = connection.info.parameter_status("server_version") or "0"
-        try:
-            return find_clients(database, server_version, choice)
-        except BackupError:
-            if choice != "auto" or self._container is None:
-                raise
-            return container_clients(self._container, database)
+        """The database that the project names; the same for all of a run."""
+        return self._reach.database
 
     def _prepare(
         self,
@@ -403,7 +352,7 @@ class CDCBackup:
         migrating: bool,
     ) -> Forecast | None:
         database, forecast, asks = self._database, None, False
-        clients = self._clients()
+        clients = self._reach.clients()
         self._look(database, names, migrating=migrating)
         if self._dry:
             self._report.say(f"Would back up into {self.settings.path}")

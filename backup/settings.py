@@ -123,12 +123,12 @@ def _clients(value: object, info: ValidationInfo) -> object:
     return value if value in ("auto", "path", "container") else _folder(value, info)
 
 
-def _container(value: object) -> object:
+def _container(value: object, info: ValidationInfo) -> object:
     if value is None:
         return ""
-    # What Docker lets a container be called.
-    if not isinstance(value, str) or not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", value):
-        raise ValueError("no name")
+    # What Docker lets a container be called, and compose a service.
+    if not isinstance(value, str) or not re.fullmatch(r"[a-zA-Z0-9_.-]+", value) or info.data.get("container"):
+        raise ValueError("no name, or another one beside it")
     return value
 
 
@@ -208,7 +208,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     )
     container: Annotated[str, BeforeValidator(_container)] = Field(default="", description="a container's name")
     compose_service: Annotated[str, BeforeValidator(_container)] = Field(
-        default="", description="the name of a service of a compose file"
+        default="", description="the name of a service of a compose file, and not given beside backup.container"
     )
     jobs: StrictInt = Field(default=2, ge=1, le=64, description="a whole number from 1 to 64")
     lock_timeout: Annotated[float, BeforeValidator(_seconds)] = Field(

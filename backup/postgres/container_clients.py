@@ -1,43 +1,34 @@
-"""pg_dump and psql inside of the database's own container: streamed out and in, and nothing left behind."""
+"""pg_dump and psql inside of the database's own container: files in and out by archive, and nothing left behind."""
 
-import os
 import re
 import secrets
-import socket
-import tarfile
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from hashlib import blake2b
-from io import BytesIO, RawIOBase
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
 
 from backup.errors import BackupError, CDCBackupError, ProcessError
-from backup.postgres.clients import InstalledClients, argument
-from backup.postgres.container import Container, engine
+from backup.postgres.clients import PROGRAMS, InstalledClients, argument, major
+from backup.postgres.container import Container
+from backup.postgres.container_folder import PREFIX, PrivateFolder, clear_left, private_folder
 from backup.postgres.database import Database
+from backup.postgres.docker_engine import engine, execute
 from backup.postgres.find_clients import find_clients
 from backup.process import STDERR_KEPT, Finished
 
-if TYPE_CHECKING:
-    from docker import APIClient
-
-_TMP = "/tmp"  # noqa: S108 - of the container; what is made in it is private
-_PREFIX = "cdc-backup-"
-_PASSED = ("PGUSER", "PGDATABASE", "PGOPTIONS", "PGTZ", "PGCLIENTENCODING")
+_PASSED = ("PGUSER", "PGDATABASE", "PGOPTIONS", "PGTZ", "PGDATESTYLE", "PGCLIENTENCODING")
 """What of the environment leads to the same database inside; host, port, TLS and files are another machine's."""
 
-_TRIES = 50
-_TRY = 0.1
-"""How often, and after how many seconds each, to look whether a program that was cut off has ended."""
+# Unlike the names of other roles' sessions, everybody sees these, of all databases.
+_LIVING = """
+select (classid::int8 << 32) | objid::int8 from pg_catalog.pg_locks where locktype = 'advisory' and objsubid = 1
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerClients:
-    """pg_dump and psql of one version, inside of a container; `host` is the server's, as it is reached from here.
+    """pg_dump and psql of one version, inside of a container; `server` is its server, as it is reached from here.
 
     What is on another server, such as a scratch database, cannot be reached from inside: clients of this machine
     serve it.
@@ -45,7 +36,8 @@ class ContainerClients:
 
     container: Container
     version: str
-    host: str
+    server: str
+    _names: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def place(self) -> str:
@@ -56,34 +48,41 @@ class ContainerClients:
         self, database: Database, *options: str, target: Path, variables: Mapping[str, str] = MappingProxyType({})
     ) -> None:
         """Run pg_dump inside, into a folder there, and bring what it wrote; as the protocol says."""
-        if database.host != self.host:
+        if database.server != self.server:
             _clients_here(database).pg_dump(database, *options, target=target, variables=variables)
             return
-        with engine() as api, _private_folder(api, self.container) as folder:
-            written = folder / "dump"
-            self._run(api, database, ("pg_dump", "--no-password", f"--file={written}", *options), variables)
-            stream, _ = api.get_archive(self.container.id, str(written))
-            _unpack(stream, target)
+        with self._folder(database) as folder:
+            argv = ("pg_dump", "--no-password", f"--file={folder.path / 'dump'}", *options)
+            self._run(folder, database, argv, variables)
+            folder.take("dump", target)
 
     def psql(self, database: Database, script: str, includes: Sequence[Path] = ()) -> Finished:
         """Bring the script and what it includes inside, and run psql there; as the protocol says."""
-        if database.host != self.host:
+        if database.server != self.server:
             return _clients_here(database).psql(database, script, includes)
-        with engine() as api, _private_folder(api, self.container) as folder:
-            places = {path: folder / str(number) for number, path in enumerate(includes)}
+        with self._folder(database) as folder:
+            places = {path: folder.put(path, str(number)) for number, path in enumerate(includes)}
             # The longest first: the name of a delta's folder begins with its session's.
             for path, place in sorted(places.items(), key=lambda pair: -len(str(pair[0]))):
-                api.put_archive(self.container.id, str(folder), _packed(path, place.name))
                 script = script.replace(argument(str(path))[1:-1], str(place))
-            inside = folder / "script"
-            api.put_archive(self.container.id, str(folder), _packed_text(script, inside.name))
+            inside = folder.put(script, "script")
             argv = ("psql", "--no-psqlrc", "--quiet", "--no-password", f"--file={inside}")
             named = {str(inside): "<stdin>"} | {str(place): str(path) for path, place in places.items()}
-            return self._run(api, database, argv, {}, named)
+            return self._run(folder, database, argv, {}, named)
+
+    @contextmanager
+    def _folder(self, database: Database) -> Iterator[PrivateFolder]:
+        with (
+            _living(database) as number,
+            engine() as api,
+            private_folder(api, self.container, _name(number)) as folder,
+        ):
+            self._names.add(folder.path.name)
+            yield folder
 
     def _run(
         self,
-        api: "APIClient",
+        folder: PrivateFolder,
         database: Database,
         argv: tuple[str, ...],
         variables: Mapping[str, str],
@@ -93,65 +92,88 @@ class ContainerClients:
 
         `named` are paths inside, and what they are called in what it says.
         """
-        known = database.environment()
-        # Its sessions are known by this name, so that they can be ended: an exec cannot.
-        application = f"{_PREFIX}{secrets.token_hex(6)}"
+        known, line = database.environment(), database.passfile_line()
         environment = {
             **{name: known[name] for name in _PASSED if name in known},
-            "PGHOST": "127.0.0.1",
-            "PGPORT": self.container.port,
-            **database.password_variable(),
             **variables,
-            "PGAPPNAME": application,
+            "PGHOST": "127.0.0.1",
+            "PGHOSTADDR": "127.0.0.1",
+            "PGPORT": self.container.port,
+            "PGAPPNAME": folder.path.name,
+            # What the container's own environment says of these is another role's, or of a way to another server.
+            "PGOPTIONS": variables.get("PGOPTIONS", known.get("PGOPTIONS", "")),
+            "PGPASSWORD": "",
+            "PGSSLMODE": "prefer",
+            **({"PGPASSFILE": str(folder.put(line, "passfile"))} if line else {}),
         }
-        try:
-            code, stdout, stderr = execute(api, self.container, argv, environment)
-        except BaseException:
-            _end_sessions(database, application)
-            raise
+        # All of them: another thread's is not waited for either.
+        ended = execute(
+            folder.api, self.container.id, argv, environment, stop=lambda: _end_sessions(database, self._names)
+        )
+        stdout, stderr = ended.stdout, ended.stderr
         for path, name in named.items():
             stdout, stderr = stdout.replace(path.encode(), name.encode()), stderr.replace(path.encode(), name.encode())
         said = stderr[-STDERR_KEPT:].decode(errors="replace")
-        if code != 0:
-            raise ProcessError(argv, code, said)
+        if ended.returncode != 0:
+            raise ProcessError(argv, ended.returncode, said)
         return Finished(argv=argv, returncode=0, stdout=stdout.decode(errors="surrogateescape"), stderr=said)
 
 
 def container_clients(container: Container, database: Database) -> ContainerClients:
-    """The clients inside of the container, which must be that of the database.
+    """The clients inside of the container, which must be that of the database; what killed runs left there goes.
 
     Raises:
         BackupError: there are none, or another server than the database's runs in it.
     """
-    versions = set()
+    version = _version(container)
+    clients = ContainerClients(container=container, version=version, server=database.server)
+    with _living(database) as number:
+        try:
+            said = clients.psql(database, f"\\pset tuples_only on\n\\pset format unaligned\n{_LIVING};\n").stdout
+        except ProcessError as error:
+            raise BackupError(
+                f"The server of {database} is not reached from inside the container {container.name}: "
+                f"{error.stderr.strip()}",
+                untouched="Nothing was done.",
+                remedy="Correct the URL, or backup.container; or let backup.clients name programs of this machine.",
+            ) from error
+        if str(number) not in said.split("\n"):
+            raise BackupError(
+                f"{database} is not the server in the container {container.name}.",
+                untouched="Nothing was done.",
+                remedy="Correct the URL, or backup.container.",
+            )
+    with database.connect() as connection:
+        needed = connection.info.parameter_status("server_version") or "0"
+    if major(version) < major(needed):
+        raise BackupError(
+            f"The programs in the container {container.name} are of PostgreSQL {version}, and the server is {needed}.",
+            untouched="Nothing was done.",
+            remedy="backup.clients: auto takes those of this machine.",
+        )
     with engine() as api:
-        for program in ("pg_dump", "pg_restore", "psql"):
-            code, stdout, stderr = execute(api, container, (program, "--version"), {})
-            found = re.search(rb"\(PostgreSQL\) (\d+[.\w]*)", stdout)
-            if code or not found:
-                said = (stderr or stdout).decode(errors="replace").strip()
+        clear_left(api, container, lambda names: _dead(database, names))
+    return clients
+
+
+def _version(container: Container) -> str:
+    """The version that all the programs in the container are of."""
+    versions = dict[str, str]()
+    with engine() as api:
+        for program in PROGRAMS:
+            ended = execute(api, container.id, (program, "--version"), {})
+            found = re.search(rb"\(PostgreSQL\) (\d+[.\w]*)", ended.stdout)
+            if ended.returncode or not found:
                 raise BackupError(
-                    f"{program} does not run in the container {container.name}: {said}",
+                    f"{program} does not run in the container {container.name}: {ended.said}",
                     untouched="Nothing was done.",
                     remedy="backup.clients: auto takes those of this machine.",
                 )
-            versions.add(found[1].decode())
-    clients = ContainerClients(container=container, version=versions.pop(), host=database.host)
-    identity = "select system_identifier from pg_control_system()"
-    with database.connect() as connection:
-        here = connection.execute(identity).fetchone()
-    try:
-        inside = clients.psql(database, f"\\pset tuples_only on\n\\pset format unaligned\n{identity};\n").stdout.strip()
-    except ProcessError as error:
-        inside = error.stderr.strip()
-    if here is None or inside != str(here[0]):
-        raise BackupError(
-            f"{database} is not the server in the container {container.name}: what identifies it is {here and here[0]} "
-            f"from here, and inside {inside}.",
-            untouched="Nothing was done.",
-            remedy="Correct the URL, or backup.container.",
-        )
-    return clients
+            versions[program] = found[1].decode()
+    if len(set(versions.values())) > 1:
+        listed = ", ".join(f"{name} {number}" for name, number in versions.items())
+        raise BackupError(f"The programs in the container {container.name} are not of one version: {listed}.")
+    return versions["pg_dump"]
 
 
 def _clients_here(database: Database) -> InstalledClients:
@@ -159,133 +181,35 @@ def _clients_here(database: Database) -> InstalledClients:
         return find_clients(database, connection.info.parameter_status("server_version") or "0")
 
 
-def execute(
-    api: "APIClient", container: Container, argv: tuple[str, ...], environment: Mapping[str, str]
-) -> tuple[int, bytes, bytes]:
-    """Run a program in the container, and wait; its exit code, and what it wrote to its two streams."""
-    id_ = api.exec_create(container.id, list(argv), environment=dict(environment))["Id"]
-    stdout, stderr = BytesIO(), BytesIO()
-    for out, err in api.exec_start(id_, stream=True, demux=True):
-        stdout.write(out or b"")
-        stderr.write(err or b"")
-    code = api.exec_inspect(id_)["ExitCode"]
-    return (1 if code is None else int(code)), stdout.getvalue(), stderr.getvalue()
-
-
 @contextmanager
-def _private_folder(api: "APIClient", container: Container) -> Iterator[PurePosixPath]:
-    """A folder inside that nobody else can read, and that is gone afterwards; what a killed run left goes first."""
-    mine = f"{_PREFIX}{_machine()}-"
-    _, listed, _ = execute(api, container, ("ls", "-1", _TMP), {})
-    left = [name for name in listed.decode(errors="replace").split() if name.startswith(mine) and not _lives(name)]
-    if left:
-        execute(api, container, ("rm", "-rf", *(f"{_TMP}/{name}" for name in left)), {})
-    folder = PurePosixPath(_TMP) / f"{mine}{os.getpid()}-{secrets.token_hex(4)}"
-    code, _, stderr = execute(api, container, ("mkdir", "-m", "700", str(folder)), {})
-    if code:
-        raise BackupError(
-            f"No folder can be made in {_TMP} of the container {container.name}: "
-            f"{stderr.decode(errors='replace').strip()}",
-            untouched="Nothing was done.",
-            remedy="pg_dump needs room there; or let backup.clients take the programs of this machine.",
-        )
-    try:
-        yield folder
-    finally:
-        execute(api, container, ("rm", "-rf", str(folder)), {})
+def _living(database: Database) -> Iterator[int]:
+    """A number by which every run at this server knows that we live, and that this is the server.
+
+    It is an advisory lock of a connection of ours, so it goes with us.
+    """
+    number = secrets.randbits(63)
+    with database.connect() as connection:
+        connection.execute("select pg_advisory_lock(%s)", [number])
+        yield number
 
 
-def _machine() -> str:
-    return blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+def _name(number: int) -> str:
+    """What that run calls its folder inside, and the sessions of its programs."""
+    return f"{PREFIX}{number:016x}"
 
 
-def _lives(name: str) -> bool:
-    """Whether the process of this machine that made the folder is still there."""
-    try:
-        os.kill(int(name.split("-")[3]), 0)
-    except (ProcessLookupError, ValueError, IndexError):
-        return False
-    except PermissionError:
-        return True
-    return True
+def _dead(database: Database, names: list[str]) -> list[str]:
+    """Those of the names whose makers are dead; what their programs still do is ended."""
+    with database.connect() as connection:
+        living = {_name(number) for (number,) in connection.execute(_LIVING)}
+    dead = [name for name in names if name not in living]
+    _end_sessions(database, dead)
+    return dead
 
 
-def _end_sessions(database: Database, application: str) -> None:
-    """End what a program inside still does on the server, and with that the program."""
-    query = (
-        "select count(pg_terminate_backend(pid)) from pg_stat_activity"
-        " where starts_with(application_name, %s) and pid <> pg_backend_pid()"
-    )
+def _end_sessions(database: Database, names: Sequence[str] | set[str]) -> None:
+    """End what programs inside do on the server, which is how they are ended."""
     with suppress(CDCBackupError), database.connect() as connection:
-        for _ in range(_TRIES):
-            if connection.execute(query, [application]).fetchone() == (0,):
-                return
-            time.sleep(_TRY)
-
-
-class _Stream(RawIOBase):
-    """The pieces of an answer as one file that can be read once."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces, self._rest = iter(pieces), b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._rest = piece
-        taken = self._rest[: len(buffer)]
-        buffer[: len(taken)] = taken
-        self._rest = self._rest[len(taken) :]
-        return len(taken)
-
-
-def _unpack(stream: Iterable[bytes], target: Path) -> None:
-    """Write the one file or folder of an archive as `target`, readable by its owner alone."""
-    with tarfile.open(fileobj=_Stream(stream), mode="r|") as archive:
-        for member in archive:
-            parts = PurePosixPath(member.name).parts[1:]
-            place = target.joinpath(*parts)
-            if ".." in parts or not (member.isdir() or member.isreg()):
-                raise BackupError(f"The container's archive holds {member.name!r}, which pg_dump does not write.")
-            if member.isdir():
-                place.mkdir(mode=0o700)
-                continue
-            content = archive.extractfile(member)
-            assert content is not None  # noqa: S101 - of a regular file
-            with place.open("xb") as file:
-                while piece := content.read(1024 * 1024):
-                    file.write(piece)
-                if file.tell() != member.size:
-                    raise BackupError(f"{member.name} came out of the container shorter than it is there.")
-
-
-def _packed(path: Path, name: str) -> Iterator[bytes]:
-    """A file or a folder of this machine as an archive in pieces, under another name."""
-    files = [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]
-    for file in files:
-        member = tarfile.TarInfo(str(PurePosixPath(name) / file.relative_to(path)) if file != path else name)
-        # The folder that it comes into is private, and belongs to another user than the engine's.
-        member.mode = 0o755 if file.is_dir() else 0o644
-        if file.is_dir():
-            member.type = tarfile.DIRTYPE
-            yield member.tobuf()
-            continue
-        with file.open("rb") as content:
-            member.size = os.fstat(content.fileno()).st_size
-            yield member.tobuf()
-            while piece := content.read(1024 * 1024):
-                yield piece
-        yield b"\0" * (-member.size % tarfile.BLOCKSIZE)
-    yield b"\0" * 2 * tarfile.BLOCKSIZE
-
-
-def _packed_text(text: str, name: str) -> bytes:
-    content = text.encode()
-    member = tarfile.TarInfo(name)
-    member.mode, member.size = 0o644, len(content)
-    return member.tobuf() + content + b"\0" * (-len(content) % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = any(%s)", [list(names)]
+        )
