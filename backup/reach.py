@@ -6,7 +6,7 @@ from backup.database_url import database_url, find_variable
 from backup.errors import BackupError, CDCBackupError, UsageError
 from backup.postgres.clients import Clients
 from backup.postgres.container import Container, contained, find_container, find_service
-from backup.postgres.container_clients import container_clients
+from backup.postgres.container_clients import ContainerClients, container_clients
 from backup.postgres.database import Database
 from backup.postgres.find_clients import find_clients
 from backup.settings import Settings
@@ -25,6 +25,7 @@ class Reach:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._contained_clients: ContainerClients | None = None
 
     @cached_property
     def database(self) -> Database:
@@ -77,6 +78,16 @@ class Reach:
             return find_container(f"{app[0]}-postgres") if app else None
         return None
 
+    def container_clients(self, container: Container) -> ContainerClients:
+        """The clients in the database's container, looked at once.
+
+        Raises:
+            BackupError: they do not serve, or it is not the database's.
+        """
+        if self._contained_clients is None:
+            self._contained_clients = container_clients(container, self.database)
+        return self._contained_clients
+
     def clients(self) -> Clients:
         """The clients that the settings ask for.
 
@@ -91,7 +102,7 @@ class Reach:
                     untouched="Nothing was read or started.",
                     remedy="Name it in backup.container, or its service in backup.compose_service.",
                 )
-            return container_clients(self.container, database)
+            return self.container_clients(self.container)
         with database.connect() as connection:
             server_version = connection.info.parameter_status("server_version") or "0"
         try:
@@ -101,7 +112,7 @@ class Reach:
         # Last, not among the others: being of the server's own major version, they are newer by a minor one at most.
         try:
             if choice == "auto" and self.container:
-                return container_clients(self.container, database)
+                return self.container_clients(self.container)
         except CDCBackupError as error:
             what = f"{none_here.what}\nNor do those in its container: {error.what}"
             raise BackupError(what, untouched=none_here.untouched, remedy=error.remedy) from error

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from backup.errors import CDCBackupError
-from backup.postgres.container_clients import container_clients
 from backup.reach import Reach
 from backup.result import Finding, Health
 
@@ -21,7 +20,7 @@ def look_at_container(reach: Reach) -> Iterator[Finding]:
         f"published at {':'.join(container.published)}" if container.published else "not published to this machine"
     )
     try:
-        clients = container_clients(container, reach.database)
+        clients = reach.container_clients(container)
     except CDCBackupError as error:
         yield _remark(f"{shown}\n{error.what}", error.remedy)
     else:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from backup.errors import BackupError, CDCBackupError, ProcessError
 from backup.postgres.clients import PROGRAMS, InstalledClients, argument, major
 from backup.postgres.container import Container
-from backup.postgres.container_folder import PREFIX, PrivateFolder, clear_left, private_folder
+from backup.postgres.container_folder import PASSFILE, PREFIX, PrivateFolder, clear_left, private_folder
 from backup.postgres.database import Database
 from backup.postgres.docker_engine import engine, execute
 from backup.postgres.find_clients import find_clients
@@ -75,7 +75,7 @@ class ContainerClients:
         with (
             _living(database) as number,
             engine() as api,
-            private_folder(api, self.container, _name(number)) as folder,
+            private_folder(api, self.container, _name(number), database.passfile_line()) as folder,
         ):
             self._names.add(folder.path.name)
             yield folder
@@ -92,7 +92,7 @@ class ContainerClients:
 
         `named` are paths inside, and what they are called in what it says.
         """
-        known, line = database.environment(), database.passfile_line()
+        known = database.environment()
         environment = {
             **{name: known[name] for name in _PASSED if name in known},
             **variables,
@@ -103,8 +103,8 @@ class ContainerClients:
             # What the container's own environment says of these is another role's, or of a way to another server.
             "PGOPTIONS": variables.get("PGOPTIONS", known.get("PGOPTIONS", "")),
             "PGPASSWORD": "",
+            "PGPASSFILE": str(folder.path / PASSFILE),
             "PGSSLMODE": "prefer",
-            **({"PGPASSFILE": str(folder.put(line, "passfile"))} if line else {}),
         }
         # All of them: another thread's is not waited for either.
         ended = execute(

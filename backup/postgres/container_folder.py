@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 PREFIX = "cdc-backup-"
+PASSFILE = "passfile"
 _PLACES = ("/tmp", "/var/tmp")  # noqa: S108 - of the container; what is made there is private
 
 
@@ -39,8 +40,8 @@ class PrivateFolder:
 
 
 @contextmanager
-def private_folder(api: "APIClient", container: Container, name: str) -> Iterator[PrivateFolder]:
-    """A folder of that name, in the first place that both the container's programs and the engine can write to.
+def private_folder(api: "APIClient", container: Container, name: str, passfile: str) -> Iterator[PrivateFolder]:
+    """A folder of that name with a passfile, in the first place that both the container's programs and the engine reach.
 
     The engine does not see what lies in a tmpfs of the container, and puts nothing into a container whose root file
     system is read-only.
@@ -59,7 +60,7 @@ def private_folder(api: "APIClient", container: Container, name: str) -> Iterato
             try:
                 pieces, _ = api.get_archive(container.id, str(path))
                 folder = PrivateFolder(api=api, container=container, path=path, owner=owner_of(pieces))
-                folder.put("", "probe")
+                folder.put(passfile, PASSFILE)
             except failures() as error:
                 reasons.append(f"{place}: the engine does not reach it: {cause(error)}")
                 continue
@@ -84,10 +85,15 @@ def clear_left(api: "APIClient", container: Container, find_dead: Callable[[list
     Raises:
         BackupError: one cannot be removed.
     """
-    for place in _PLACES:
-        listed = execute(api, container.id, ("ls", "-1", place), {}).stdout.decode(errors="replace").split("\n")
-        for name in find_dead([name for name in listed if name.startswith(PREFIX)]):
-            _remove(api, container, PurePosixPath(place) / name)
+    listed = execute(api, container.id, ("ls", "-1", *_PLACES), {}).stdout.decode(errors="replace")
+    found, place = dict[str, str](), ""
+    for line in listed.split("\n"):
+        if line.removesuffix(":") in _PLACES:
+            place = line.removesuffix(":")
+        elif line.startswith(PREFIX):
+            found[line] = place
+    for name in find_dead(list(found)):
+        _remove(api, container, PurePosixPath(found[name]) / name)
 
 
 def _remove(api: "APIClient", container: Container, path: PurePosixPath) -> None:
