@@ -41,7 +41,7 @@ class PrivateFolder:
 
 @contextmanager
 def private_folder(api: "APIClient", container: Container, name: str, passfile: str) -> Iterator[PrivateFolder]:
-    """A folder of that name with a passfile, in the first place that both the container's programs and the engine reach.
+    """A folder of that name with a passfile, in the first place that the programs inside and the engine both reach.
 
     The engine does not see what lies in a tmpfs of the container, and puts nothing into a container whose root file
     system is read-only.
