@@ -108,18 +108,17 @@ def left_inside(engine: docker.DockerClient, name: str) -> list[str]:
     return [one for one in said.decode().split() if not one.startswith(".s.PGSQL")]
 
 
-@pytest.mark.parametrize("how", ["container", "compose_service"])
 def test_back_up_drill_lose_and_restore_with_the_containers_own_programs(
-    engine: docker.DockerClient, shop: str, database: Connection, tmp_path: Path, how: str
+    engine: docker.DockerClient, shop: str, database: Connection, tmp_path: Path
 ) -> None:
-    named = {"container": shop} if how == "container" else {"compose_service": f"{ME}-db"}
-    configure(tmp_path, clients="container", drill=True, **named)
-    done = cdc(tmp_path, "backup", COMPOSE_PROJECT_NAME="shop")
+    configure(tmp_path, clients="container", drill=True, container=shop)
+    done = cdc(tmp_path, "backup")
     assert done.code == 0, done.said
     (summary,) = tmp_path.glob("local/backups/drizzle/cdc/backup_*/backup-summary.txt")
     assert f"with pg_dump {RELEASES[17][:-2]}" in summary.read_text()
     before = database.execute("select * from _cdc_users order by id").fetchall()
     database.execute("drop table _cdc_users, _cdc_loose, _cdc_empty")
+    configure(tmp_path, clients="container", compose_service=f"{ME}-db")
     done = cdc(tmp_path, "restore", "--yes", COMPOSE_PROJECT_NAME="shop")
     assert done.code == 0, done.said
     assert database.execute("select * from _cdc_users order by id").fetchall() == before
@@ -143,11 +142,18 @@ def test_what_older_set_ups_say_is_understood_where_nothing_else_is_given(
     configure(tmp_path)
     done = cdc(tmp_path, "backup", APP_NAME=ME, POSTGRES_USER="postgres", POSTGRES_DB="postgres")
     assert done.code == 0, done.said
-    done = cdc(tmp_path, "backup", APP_NAME=ME, POSTGRES_DB="nowhere")
+    (tmp_path / ".env").write_text(f"APP_NAME={ME}\nPOSTGRES_DB=nowhere\n")
+    done = cdc(tmp_path, "backup")
     assert done.code == 3
     assert 'database "nowhere" does not exist' in done.said
-    done = cdc(tmp_path, "doctor", APP_NAME=ME)
+    done = cdc(tmp_path, "doctor", POSTGRES_DB="postgres")
     assert f"named by the container {shop}" in done.stdout, done.said
+    done = cdc(tmp_path, "backup", APP_NAME="other")
+    assert done.code == 2
+    assert "DATABASE_URL is set neither in the environment nor in" in done.said
+    assert "By APP_NAME: There is no container other-postgres; the engine knows " in done.said
+    done = cdc(tmp_path, "backup", APP_NAME="other", DATABASE_URL=url_of(shop))
+    assert done.code == 0, done.said
 
 
 def test_a_url_that_leads_to_another_server_than_the_container_is_refused(
