@@ -1,16 +1,18 @@
 """This project's own recipes, and `migration.*` as any team gets them."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
+import yaml
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from backup.errors import CDCBackupError
-from backup.process import attend
+from backup.errors import CDCBackupError, ExitCode, ProcessError
+from backup.process import attend, run
 from backup.recipes import migration
 
 _HERE = Path(__file__).parent
@@ -48,12 +50,55 @@ def lint(_: Context) -> None:
     _run("mypy")
 
 
+@task(help={"major": "PostgreSQL's major version: 14 to 18, or all."})
+def up(_: Context, major: str = "18") -> None:
+    """Start PostgreSQL in a container, wait until it is ready, and print its URL (docker-compose.yml)."""
+    services = yaml.safe_load((_HERE / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    chosen = [service for service in services.values() if major in service["profiles"]]
+    if not chosen:
+        known = ", ".join(service["profiles"][0] for service in services.values())
+        raise Exit(f"There is no PostgreSQL {major} in docker-compose.yml; there are {known}, and all.", ExitCode.USAGE)
+    _compose("--profile", major, "up", "--detach", "--wait")
+    for service in chosen:
+        host, port, _inside = service["ports"][0].split(":")
+        sys.stdout.write(f"DATABASE_URL=postgresql://postgres:postgres@{host}:{port}/app\n")
+
+
+@task
+def down(_: Context) -> None:
+    """End the containers that `up` started, whatever their version, and delete their data."""
+    _compose("--profile", "all", "down", "--volumes")
+
+
+def _compose(*arguments: str) -> None:
+    """Run compose on this project's file: Docker's plugin, or the program of its own."""
+    docker, alone = shutil.which("docker"), shutil.which("docker-compose")
+    program: tuple[str, ...] = (alone,) if alone else ()
+    if docker:
+        try:
+            run((docker, "compose", "version"), environment=os.environ)
+            program = (docker, "compose")
+        except ProcessError:  # the plugin is not installed
+            pass
+    if not program:
+        raise Exit(
+            "There is no compose program: neither docker compose nor docker-compose runs here.\n"
+            "Nothing was started.\n"
+            "Install Docker's compose plugin; or use any other PostgreSQL, which needs no container.",
+            ExitCode.USAGE,
+        )
+    _attend((*program, *arguments))
+
+
 def _run(module: str, *arguments: str) -> None:
     """Run one of the development tools as a person would; a failure ends the recipe with its exit code."""
-    argv = (sys.executable, "-m", module, *arguments)
+    _attend((sys.executable, "-m", module, *arguments))
+
+
+def _attend(argv: tuple[str, ...]) -> None:
     ended = attend(argv, environment=os.environ, cwd=_HERE)
     if ended.returncode:
         raise Exit(code=ended.returncode)
 
 
-ns = Collection(migration, demo, run_tests, run_matrix, lint)
+ns = Collection(migration, demo, run_tests, run_matrix, lint, up, down)

@@ -1,14 +1,13 @@
 """A restore from end to end: look how the tables stand, say what will be done, ask, do it, tell."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 from backup.errors import BackupError, CDCBackupError, DeclinedError, RestoreError, UsageError
 from backup.lock import locked
+from backup.postgres.clients import Clients
 from backup.postgres.database import Database
-from backup.postgres.find_clients import find_clients
 from backup.postgres.snapshot import count_rows, identify
 from backup.postgres.tables import Table, find_obstacles, find_others_by, find_tables_by
 from backup.report import Report, plural
@@ -32,7 +31,7 @@ def restore_into(
     without_delta: bool = False,
     ask: bool,
     lock_timeout: float,
-    clients: str | Path,
+    clients: Callable[[], Clients],
     report: Report,
     result: Result,
 ) -> None:
@@ -43,7 +42,7 @@ def restore_into(
     report.say(f"{session.name}: {manifest.database} on {manifest.host}, {manifest.created:%Y-%m-%d %H:%M:%S} UTC")
     with _held(session, report):
         delta = None if without_delta else _delta(session, chosen, report)
-        plan, server_version = _look(database, session, chosen)
+        plan = _look(database, session, chosen)
         result.plan = plan
         _announce(database, session, plan, mode, report)
         _refuse(plan, mode, even_renamed=even_renamed)
@@ -58,7 +57,7 @@ def restore_into(
                 session,
                 files=files,
                 database=database,
-                clients=find_clients(database, server_version, clients),
+                clients=clients(),
                 mode=mode,
                 oids=oids,
                 fingerprints=_fingerprints(session, drill),
@@ -154,8 +153,8 @@ def _choose(session: Session, names: Sequence[str]) -> tuple[SavedTable, ...]:
     return tuple(t for t in tables if t.qualified in chosen)
 
 
-def _look(database: Database, session: Session, chosen: Sequence[SavedTable]) -> tuple[tuple[TablePlan, ...], str]:
-    """How each table stands in the database today; and the server's version."""
+def _look(database: Database, session: Session, chosen: Sequence[SavedTable]) -> tuple[TablePlan, ...]:
+    """How each table stands in the database today."""
     names = [(t.schema_name, t.name) for t in chosen]
     with database.connect() as connection:
         connection.execute("set row_security = off")
@@ -172,10 +171,9 @@ def _look(database: Database, session: Session, chosen: Sequence[SavedTable]) ->
         hidden = {obstacle.table.oid for obstacle in find_obstacles(connection, found)}
         today = [by_oid[p.oid] for p in plan if p.oid is not None and p.oid not in hidden]
         counts = count_rows(connection, today)
-        version = connection.info.parameter_status("server_version") or "0"
     for p in plan:
         p.rows_today = counts[p.oid].rows if p.oid in counts else None
-    return plan, version
+    return plan
 
 
 def _plan(

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 from backup.bring_back import restore_into
@@ -23,10 +23,10 @@ from backup.migration.command import MigrationCommand
 from backup.migration.rehearsal import TIME_LIMIT, Forecast, Stage
 from backup.postgres.clients import Clients
 from backup.postgres.database import Database
-from backup.postgres.find_clients import find_clients
 from backup.postgres.scratch import scratch_database
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
 from backup.postgres.tables import find_tables
+from backup.reach import Reach
 from backup.report import Report, plural, size, visible
 from backup.result import Result, Status
 from backup.safe_run import SafeRun, look_at_catalog
@@ -65,6 +65,7 @@ class CDCBackup:
             Path(config) if config is not None else None, path=Path(path) if path is not None else None
         )
         self.result = Result()
+        self._reach = Reach(self.settings)
         self._report = report or Report()
         self._dry = dry
         self._program = program
@@ -248,7 +249,7 @@ class CDCBackup:
             without_delta=without_delta,
             ask=ask,
             lock_timeout=self.settings.lock_timeout,
-            clients=self.settings.clients,
+            clients=self._reach.clients,
             report=self._report,
             result=self.result,
         )
@@ -261,7 +262,7 @@ class CDCBackup:
         """
         opened = self._session(session)
         self.result.session = opened
-        self._drill(self._database, opened, self._clients())
+        self._drill(self._database, opened, self._reach.clients())
         self.result.status = Status.DRILLED
 
     def prune(self) -> None:
@@ -292,7 +293,7 @@ class CDCBackup:
         """
         diagnose(
             self.settings,
-            lambda: self._database,
+            self._reach,
             named=self._named,
             program=self._program,
             report=self._report,
@@ -336,26 +337,10 @@ class CDCBackup:
             self._report.warn(f"What the migration after {kept.listed.path.name} destroyed is not restored either.")
         return open_session((owing or ours)[0].listed.path)
 
-    @cached_property
+    @property
     def _database(self) -> Database:
-        """The database that the project names, or the `PG*` variables do; the same for all of a run."""
-        url = database_url(self.settings)
-        if url is not None:
-            return Database.from_url(url.url, url.source)
-        database = Database.from_environment()
-        if database is None:
-            raise UsageError(
-                f"No database: {self.settings.url_variable} is set neither in the environment nor in "
-                f"{self.settings.directory / '.env'}, nor is any of PGHOST, PGSERVICE and PGDATABASE.",
-                untouched="Nothing was read or started.",
-                remedy=f"Set {self.settings.url_variable}=postgresql://user:password@host:port/database.",
-            )
-        return database
-
-    def _clients(self) -> Clients:
-        with self._database.connect() as connection:
-            server_version = connection.info.parameter_status("server_version") or "0"
-        return find_clients(self._database, server_version, self.settings.clients)
+        """The database that the project names; the same for all of a run."""
+        return self._reach.database
 
     def _prepare(
         self,
@@ -368,7 +353,7 @@ class CDCBackup:
         migrating: bool,
     ) -> Forecast | None:
         database, forecast, asks = self._database, None, False
-        clients = self._clients()
+        clients = self._reach.clients()
         self._look(database, names, migrating=migrating)
         if self._dry:
             self._report.say(f"Would back up into {self.settings.path}")

@@ -1,4 +1,4 @@
-"""Where the database is: the URL from the environment or a `.env`."""
+"""Where the database is: the URL, and other variables, from the environment or a `.env`."""
 
 import io
 import os
@@ -27,27 +27,36 @@ class DatabaseURL:
 
 
 def database_url(settings: Settings, environ: Mapping[str, str] | None = None) -> DatabaseURL | None:
-    """The database's URL: from the environment, else from `.env` in `settings.directory`, else in the cwd.
-
-    An empty value counts as none. The environment of the process is not changed, and `$` in a `.env` is a
-    character like any other.
+    """The database's URL, by `find_variable`.
 
     Returns:
         None where nobody gives one; whether libpq's own variables count then is for the caller to say.
 
     Raises:
+        UsageError: as `find_variable`.
+    """
+    found = find_variable(settings, settings.url_variable, environ)
+    return DatabaseURL(*found) if found else None
+
+
+def find_variable(settings: Settings, name: str, environ: Mapping[str, str] | None = None) -> tuple[str, str] | None:
+    """A variable's value and who gives it: the environment, else `.env` in `settings.directory`, else in the cwd.
+
+    An empty value counts as none. The environment of the process is not changed, and `$` in a `.env` is a
+    character like any other.
+
+    Raises:
         UsageError: a `.env` cannot be read, or its line for this variable cannot be understood.
     """
-    name = settings.url_variable
-    if url := (os.environ if environ is None else environ).get(name):
-        return DatabaseURL(url, f"{name} in the environment")
+    if value := (os.environ if environ is None else environ).get(name):
+        return value, f"{name} in the environment"
     for file in dict.fromkeys((settings.directory / ".env", Path.cwd() / ".env")):
         if not os.path.lexists(file):
             continue
         text = read_text(file)
         values = dotenv_values(stream=io.StringIO(text), interpolate=False)
-        if url := values.get(name):
-            return DatabaseURL(url, f"{name} in {file}")
+        if value := values.get(name):
+            return value, f"{name} in {file}"
         # python-dotenv passes over a line that it cannot parse: that would be another database, silently.
         if name not in values and re.search(rf"^\s*(export\s+)?{name}\s*=", text, re.MULTILINE):
             raise refusal(f"The line of {name} in {file} cannot be understood; is a quote not closed?")

@@ -120,7 +120,16 @@ def _scratch(value: object) -> object:
 
 
 def _clients(value: object, info: ValidationInfo) -> object:
-    return value if value in ("auto", "path") else _folder(value, info)
+    return value if value in ("auto", "path", "container") else _folder(value, info)
+
+
+def _container(value: object, info: ValidationInfo) -> object:
+    if value is None:
+        return ""
+    # What Docker lets a container be called, and compose a service.
+    if not isinstance(value, str) or not re.fullmatch(r"[a-zA-Z0-9_.-]+", value) or info.data.get("container"):
+        raise ValueError("no name, or another one beside it")
+    return value
 
 
 def _seconds(value: object) -> float:
@@ -194,8 +203,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     )
     guard: _Switch = Field(default=True, description="on or off")
     on_destroy: OnDestroy = Field(default=OnDestroy.CONTINUE, description="continue, ask or stop")
-    clients: Annotated[Literal["auto", "path"] | Path, BeforeValidator(_clients)] = Field(
-        default="auto", description=f"auto, path, or {_FOLDER_RULE}"
+    clients: Annotated[Literal["auto", "path", "container"] | Path, BeforeValidator(_clients)] = Field(
+        default="auto", description=f"auto, path, container, or {_FOLDER_RULE}"
+    )
+    container: Annotated[str, BeforeValidator(_container)] = Field(default="", description="a container's name")
+    compose_service: Annotated[str, BeforeValidator(_container)] = Field(
+        default="", description="the name of a service of a compose file, and not given beside backup.container"
     )
     jobs: StrictInt = Field(default=2, ge=1, le=64, description="a whole number from 1 to 64")
     lock_timeout: Annotated[float, BeforeValidator(_seconds)] = Field(

@@ -16,7 +16,7 @@ from backup.session.folder import Session
 from backup.session.restore import RestoreMode
 from backup.session.sidecar import Drill
 from tests.servers import FreshDatabase, clean_environment
-from tests.sessions import clients_for, reached, rows, write
+from tests.sessions import clients_for, installed_clients, reached, rows, write
 
 _ODDITIES = Path(__file__).with_name("oddities.sql")
 _NOISE = re.compile(r"--.*|\\(un)?restrict .*|\s*")
@@ -58,8 +58,9 @@ def bring_back(
 ) -> Result:
     """Restore as `migration.restore --yes` does; what it came to."""
     result = Result()
+    there = reached(database) if isinstance(database, FreshDatabase) else database
     restore_into(
-        reached(database) if isinstance(database, FreshDatabase) else database,
+        there,
         session,
         names,
         mode=mode,
@@ -68,7 +69,7 @@ def bring_back(
         without_delta=without_delta,
         ask=ask,
         lock_timeout=lock_timeout,
-        clients="auto",
+        clients=lambda: installed_clients(there),
         report=Report(),
         result=result,
     )

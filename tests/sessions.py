@@ -157,5 +157,10 @@ def pretending(folder: Path, real: InstalledClients, script: str) -> InstalledCl
 
 def clients_for(database: FreshDatabase) -> InstalledClients:
     """The clients that a backup of this database would choose."""
-    with reached(database).connect() as connection:
-        return find_clients(reached(database), connection.info.parameter_status("server_version") or "")
+    return installed_clients(reached(database))
+
+
+def installed_clients(database: Database) -> InstalledClients:
+    """The same, of a database that is known by its parameters."""
+    with database.connect() as connection:
+        return find_clients(database, connection.info.parameter_status("server_version") or "")

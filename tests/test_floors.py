@@ -14,6 +14,7 @@ FLOORS = (
     ("backup.settings", "backup.process", "backup.lock"),
     ("backup.postgres",),
     ("backup.session",),
+    ("backup.reach",),
     ("backup.migration",),
     ("backup.result",),
     ("backup.report",),

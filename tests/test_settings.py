@@ -436,6 +436,9 @@ def test_every_identifier_survives_the_file(prefix: str, schemas: list[str], pla
         ("mode", ["ask", "on", "PROMPT", "", "[auto]"]),
         ("drill", ["maybe", "0", ""]),
         ("scratch", ["mysql://h/d", "http://h", "on", "", "postgresql://", "autos", "[server]"]),
+        ("clients", ["5", "", "''", "[auto]"]),
+        ("container", ["5", "''", "a b", "a/b", "[a]"]),
+        ("compose_service", ["5", "''", "a b", "[db]"]),
         ("jobs", ["0", "65", "1.0", "true", "'2'", "9" * 30]),
         (
             "lock_timeout",
@@ -470,6 +473,14 @@ def test_an_impossible_value_is_refused_by_file_and_key(tmp_path: Path, key: str
         message = refused_text(tmp_path, f"backup:\n  {key}: {value}\n")
         lines = [line.strip() for line in message.splitlines() if line.startswith("  ")]
         assert [line.partition(" must be ")[0] for line in lines] == [f"backup.{key}"], (value, message)
+
+
+def test_a_container_is_named_in_one_way(tmp_path: Path) -> None:
+    assert with_key(tmp_path, "container: shop-db_1.x").container == "shop-db_1.x"
+    assert with_key(tmp_path, "compose_service: db").compose_service == "db"
+    assert with_key(tmp_path, "container:").container == ""
+    message = refused_text(tmp_path, "backup: {container: a, compose_service: b}")
+    assert "backup.compose_service must be the name of a service of a compose file, and not given beside" in message
 
 
 def test_a_command_in_one_text_is_refused_with_the_advice_to_write_a_list(tmp_path: Path) -> None:

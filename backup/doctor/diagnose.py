@@ -1,12 +1,14 @@
 """The doctor's round: every look in its order, told line by line, and the exit code that they deserve."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
+from backup.doctor.container import look_at_container
 from backup.doctor.drizzle import look_at_drizzle
 from backup.doctor.project import look_at_configuration, look_at_folder
 from backup.doctor.server import look_at_server
-from backup.errors import BackupError, ExitCode, UsageError
-from backup.postgres.database import Database
+from backup.errors import BackupError, CDCBackupError, ExitCode, UsageError
+from backup.reach import Reach
 from backup.report import Report
 from backup.result import Finding, Health, Result, Status
 from backup.settings import Settings
@@ -17,7 +19,7 @@ _MARGIN = 24
 
 def diagnose(
     settings: Settings,
-    open_database: Callable[[], Database],
+    reach: Reach,
     *,
     named: Sequence[str],
     program: str,
@@ -28,7 +30,7 @@ def diagnose(
 
     Args:
         settings: what the project wants.
-        open_database: gives the project's database, or refuses as for a backup.
+        reach: how a backup would reach the database.
         named: the arguments that the settings come from: `--config FILE`, `--path DIR`.
         program: what stands before a recipe's name in an advice.
         report: whom to tell.
@@ -39,7 +41,7 @@ def diagnose(
         BackupError: something else does.
     """
     found = result.doctor = []
-    looks = _looks(settings, open_database, named, program)
+    looks = _looks(settings, reach, named, program)
     while True:
         with report.step("Looking"):
             finding = next(looks, None)
@@ -59,23 +61,22 @@ def diagnose(
     report.say("A backup would work.", "bold green")
 
 
-def _looks(
-    settings: Settings, open_database: Callable[[], Database], named: Sequence[str], program: str
-) -> Iterator[Finding]:
+def _looks(settings: Settings, reach: Reach, named: Sequence[str], program: str) -> Iterator[Finding]:
     yield look_at_configuration(settings, named, program)
     database = total = None
     try:
-        database = open_database()
-    except UsageError as error:
+        database = reach.database
+    except CDCBackupError as error:
         yield Finding(
             check="database",
             health=Health.MISSING,
             detail=error.what,
             remedy=error.remedy,
-            exit_code=ExitCode.USAGE,
+            exit_code=error.exit_code,
         )
     else:
-        total = yield from look_at_server(database, settings)
+        yield from look_at_container(reach)
+        total = yield from look_at_server(database, settings, reach)
     yield from look_at_folder(settings, total)
     yield from look_at_drizzle(settings, database)
 
@@ -90,5 +91,7 @@ def _tell(finding: Finding, report: Report) -> None:
             report.warn(line)
         case Health.MISSING:
             report.fail(line)
-    for text in (*more, *(f"→ {advice}" for advice in finding.remedy.splitlines())):
+    # Lines of a file that are advised stand as they are, behind the one arrow.
+    advice = [f"{mark} {line}" for line, mark in zip_longest(finding.remedy.splitlines(), "→", fillvalue=" ")]
+    for text in (*more, *(advice if finding.remedy else ())):
         report.say(f"{'':{_MARGIN}}{text}")

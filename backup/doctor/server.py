@@ -5,9 +5,9 @@ from collections.abc import Generator
 from backup.errors import CDCBackupError, DatabaseError, UsageError
 from backup.postgres.database import Database
 from backup.postgres.embedded import embedded_binaries
-from backup.postgres.find_clients import find_clients
 from backup.postgres.scratch import may_create as may_create
 from backup.postgres.snapshot import Snapshot, take_snapshot
+from backup.reach import Reach
 from backup.report import plural, size
 from backup.result import Finding, Health
 from backup.settings import Settings
@@ -16,7 +16,7 @@ _NAMED = 10
 """So many tables are told one by one, the largest: more would not stay on one screen."""
 
 
-def look_at_server(database: Database, settings: Settings) -> Generator[Finding, None, int | None]:
+def look_at_server(database: Database, settings: Settings, reach: Reach) -> Generator[Finding, None, int | None]:
     """Each of these; returns the bytes of the CDC tables, or None where they are not known."""
     try:
         with database.connect() as connection:
@@ -50,7 +50,7 @@ def look_at_server(database: Database, settings: Settings) -> Generator[Finding,
                 detail=f"{database.user} may read all of them, and row security hides no row",
             )
     try:
-        clients = find_clients(database, version, settings.clients)
+        clients = reach.clients()
         detail = (
             f"pg_dump, pg_restore and psql {clients.version} in {clients.place} (backup.clients: {settings.clients})"
         )

@@ -79,6 +79,15 @@ class Database:
         pairs = zip_longest(names, ports, fillvalue=ports[0] if len(ports) == 1 else "")
         return ", ".join(f"{name}:{port or 5432}" for name, port in pairs)
 
+    @property
+    def server(self) -> str:
+        """The host and port of the one server that was reached.
+
+        Raises:
+            DatabaseError: as `connect`.
+        """
+        return self.named(self.name).host
+
     def __str__(self) -> str:
         """Database, host, port and role; never the password."""
         return f"{self.name} on {self.host} as {self.user}"
@@ -106,10 +115,8 @@ class Database:
         for keyword in parameters.keys() & variables.keys() - _NOT_PASSED_ON:
             environment[variables[keyword]] = parameters[keyword]
         environment["PGAPPNAME"] = APPLICATION_NAME
-        if password := parameters.get("password"):
-            # For every server, because it was found for this one already: no rule of a passfile must match again.
-            escaped = _whole(password, cut_off="\r").replace("\\", r"\\").replace(":", r"\:")
-            environment["PGPASSFILE"] = str(private_file(f"*:*:*:*:{escaped}\n"))
+        if line := self.passfile_line():
+            environment["PGPASSFILE"] = str(private_file(line))
         secrets = {k: v for k, v in parameters.items() if k in _SECRETS and k not in variables}
         if secrets:
             lines = "".join(
@@ -118,6 +125,15 @@ class Database:
             environment["PGSERVICEFILE"] = str(private_file(f"[{APPLICATION_NAME}]\n{lines}"))
             environment["PGSERVICE"] = APPLICATION_NAME
         return environment
+
+    def passfile_line(self) -> str:
+        """What a passfile says to every program that shall reach this server; empty where no password was asked for.
+
+        For every server, because it was found for this one already: no rule of a passfile must match again.
+        """
+        password = _whole(self._reached.get("password", ""), cut_off="\r")
+        escaped = password.replace("\\", r"\\").replace(":", r"\:")
+        return f"*:*:*:*:{escaped}\n" if escaped else ""
 
     def arguments(self) -> tuple[str, ...]:
         """The connection parameters that no environment variable carries, as arguments without secrets."""

@@ -8,13 +8,10 @@ from functools import cache
 from pathlib import Path
 
 from backup.errors import BackupError, ProcessError, UsageError
-from backup.postgres.clients import InstalledClients, major
+from backup.postgres.clients import PROGRAMS, InstalledClients, major
 from backup.postgres.database import Database
 from backup.postgres.embedded import embedded_binaries
 from backup.process import run
-
-_PROGRAMS = ("pg_dump", "pg_restore", "psql")
-"""They come together; where one is of another version, the folder is not what its installer made."""
 
 USUAL_FOLDERS = (
     "/usr/lib/postgresql/*/bin",
@@ -108,7 +105,7 @@ def _embedded() -> Path | None:
 @cache
 def _look_into(folder: Path) -> _Found | None:
     """What there is in the folder; None where it is none of the programs."""
-    there = [program for program in _PROGRAMS if os.access(folder / program, os.X_OK)]
+    there = [program for program in PROGRAMS if os.access(folder / program, os.X_OK)]
     if not there:
         return None
     versions, fault = dict[str, str](), ""
@@ -122,7 +119,7 @@ def _look_into(folder: Path) -> _Found | None:
             versions[program] = match[1]
         else:
             fault = fault or f"{program} does not say which PostgreSQL it is of"
-    if lacking := [program for program in _PROGRAMS if program not in there]:
+    if lacking := [program for program in PROGRAMS if program not in there]:
         fault = f"no {' and no '.join(lacking)}"
     if not fault and len(set(versions.values())) > 1:
         fault = "they are not of one version: " + ", ".join(f"{name} {number}" for name, number in versions.items())
