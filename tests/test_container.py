@@ -17,11 +17,14 @@ import psycopg
 import pytest
 
 from backup.errors import BackupError, UsageError
+from backup.postgres import find_clients
 from backup.postgres.container import _reachable as reachable
 from backup.postgres.container import contained, find_container, find_service
 from backup.postgres.container_clients import container_clients
 from backup.postgres.embedded import Server
 from backup.postgres.tables import Connection
+from backup.reach import Reach
+from backup.settings import load_settings
 from tests.chain import CDC_BACKUP, Ended, Project, environment
 from tests.engine import IMAGE, PASSWORD, running, started_engine, swept
 from tests.servers import FreshDatabase, fresh_database
@@ -251,19 +254,19 @@ def held_up(shop: str, database: Connection, folder: Path, engine_at: str = "") 
     """A backup whose pg_dump waits inside, as long as the block lasts."""
     configure(folder, clients="container", container=shop)
     database.execute("begin; lock table pg_catalog.pg_description in access exclusive mode")
-    try:
-        with subprocess.Popen(
-            (CDC_BACKUP, "backup"),
-            cwd=folder,
-            env=environment(folder, DOCKER_HOST=engine_at or os.environ["DOCKER_HOST"]),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        ) as started:
+    with subprocess.Popen(
+        (CDC_BACKUP, "backup"),
+        cwd=folder,
+        env=environment(folder, DOCKER_HOST=engine_at or os.environ["DOCKER_HOST"]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as started:
+        try:
             while not at_work(shop):
                 assert started.poll() is None, started.stdout and started.stdout.read()
             yield started
-    finally:
-        database.execute("rollback")
+        finally:
+            database.execute("rollback")
 
 
 def at_work(container: str) -> list[str]:
@@ -417,6 +420,23 @@ def test_no_engine_and_no_right_to_ask_it_are_a_sentence_each(monkeypatch: pytes
         monkeypatch.setenv("DOCKER_HOST", address)
         with swept(), pytest.raises(UsageError, match=f"No Docker engine answers at {address}{said}"):
             find_container("x")
+
+
+def test_where_no_program_of_this_machine_serves_those_in_the_container_do(
+    shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    # What this machine has installed is not the question.
+    monkeypatch.setattr(find_clients, "USUAL_FOLDERS", ())
+    monkeypatch.setattr(find_clients, "_embedded", lambda: None)
+    monkeypatch.setenv("DATABASE_URL", url_of(shop))
+    configure(tmp_path, container=shop)
+    found = Reach(load_settings(cwd=tmp_path)).clients()
+    assert (found.place, found.version) == (f"the container {shop}", RELEASES[17][:-2])
+    configure(tmp_path, container="nobody")
+    with pytest.raises(BackupError, match="no pg_dump, pg_restore and psql that can serve it were found") as caught:
+        Reach(load_settings(cwd=tmp_path)).clients()
+    assert "\nNor do those in its container: There is no container nobody;" in str(caught.value)
 
 
 @pytest.mark.parametrize(
