@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from invoke.collection import Collection
@@ -48,6 +49,24 @@ def lint(_: Context) -> None:
     _run("mypy")
 
 
+@task(
+    name="bench",
+    iterable=["only"],
+    help={"only": "Only this case; may be given several times.", "quick": "Try the cases with few rows, once."},
+)
+def run_bench(_: Context, only: Sequence[str], quick: bool = False) -> None:
+    """Measure this tool beside what a person would use instead; bench/README.md tells the cases."""
+    from bench.measure import BenchError
+    from bench.run import run_cases
+
+    try:
+        run_cases(only, quick=quick)
+    except CDCBackupError as error:
+        raise Exit(str(error), error.exit_code) from error
+    except BenchError as error:
+        raise Exit(str(error), 1) from error
+
+
 def _run(module: str, *arguments: str) -> None:
     """Run one of the development tools as a person would; a failure ends the recipe with its exit code."""
     argv = (sys.executable, "-m", module, *arguments)
@@ -56,4 +75,4 @@ def _run(module: str, *arguments: str) -> None:
         raise Exit(code=ended.returncode)
 
 
-ns = Collection(migration, demo, run_tests, run_matrix, lint)
+ns = Collection(migration, demo, run_tests, run_matrix, run_bench, lint)
