@@ -11,8 +11,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.prompt import Confirm
 from rich.table import Table as Grid
 
 from backup.terminal import plain_terminal
@@ -85,6 +83,8 @@ class Report:
 
     def ask(self, question: str, *, default: bool = True) -> bool:
         """A question to which Enter means the default; Ctrl-D means no."""
+        from rich.prompt import Confirm
+
         try:
             return Confirm.ask(question, console=self._console, default=default)
         except EOFError:
@@ -126,6 +126,9 @@ class Report:
     def _bar(self, what: str, total: int | None, done: Callable[[], int], over: threading.Event) -> None:
         if over.wait(_PATIENCE):
             return
+        # Most runs are over by now, and never need it.
+        from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
         columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
         if total:
             columns.insert(2, DownloadColumn())

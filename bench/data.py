@@ -19,15 +19,15 @@ _COLUMNS = """(
     new jsonb
 )"""
 
-_PERSON = """jsonb_build_object('id', g * 7919 % 100003, 'name', (array['Ada Lovelace', 'Grace Hopper', 'Alan Turing',
-    'Edsger Dijkstra', 'Barbara Liskov'])[g % 5 + 1], 'email', 'person' || g * 7919 % 100003 || '@example.com',
-    'token', md5(g::text), 'active', true, 'roles', jsonb_build_array('reader', 'role ' || g % 11), 'note',
-    'it''s a note, with "quotes" and ' || repeat('words ', g % 21), 'logins', g % 1000 + {more})"""
+_PERSON = """jsonb_build_object('id', g::bigint * 7919 % 100003, 'name', (array['Ada Lovelace', 'Grace Hopper',
+    'Alan Turing', 'Edsger Dijkstra', 'Barbara Liskov'])[g % 5 + 1], 'email', 'person' || g::bigint * 7919 % 100003
+    || '@example.com', 'token', md5(g::text), 'active', true, 'roles', jsonb_build_array('reader', 'role ' || g % 11),
+    'note', 'it''s a note, with "quotes" and ' || repeat('words ', g % 21), 'logins', g % 1000 + {more})"""
 
 _ROWS = f"""
 insert into {{table}} (operation, changed_at, changed_by, row_id, old, new)
 select case when g % 10 > 1 then 'UPDATE' when g % 10 = 1 then 'INSERT' else 'DELETE' end,
-       timestamptz '2025-01-01 00:00+00' + g * interval '7 seconds', 'user_' || g % 97, g * 7919 % 100003,
+       timestamptz '2025-01-01 00:00+00' + g * interval '7 seconds', 'user_' || g % 97, g::bigint * 7919 % 100003,
        case when g % 10 <> 1 then {_PERSON.format(more=0)} end, case when g % 10 > 0 then {_PERSON.format(more=1)} end
 from generate_series(1, {{count}}) as g
 """

@@ -20,7 +20,7 @@ from psycopg import sql
 from backup.postgres.account import find_account
 from backup.postgres.embedded import Server, embedded_binaries, start_server
 from backup.postgres.find_clients import USUAL_FOLDERS
-from bench.measure import Way, emptied
+from bench.measure import Way, emptied, run_once
 
 CDC_BACKUP = str(Path(sys.executable).with_name("cdc-backup"))
 
@@ -119,7 +119,11 @@ def lay_ground(*, rounds: int, scale: int, folder: Path | None = None) -> Iterat
     work = Path(tempfile.mkdtemp(prefix="cdc-backup-bench-", dir=place))
     try:
         with start_server(binaries) as server:
-            yield Ground(server=server, folder=work, rounds=rounds, scale=scale)
+            ground = Ground(server=server, folder=work, rounds=rounds, scale=scale)
+            # Compiled by its first run, as it is everywhere but after an installation.
+            ground.new_database()
+            run_once(ground.ours("first", "backup"))
+            yield ground
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

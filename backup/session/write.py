@@ -29,6 +29,7 @@ from backup.session.folder import (
     hash_file,
     publish,
     session_name,
+    sync,
 )
 from backup.session.packing import SUFFIXES, pack
 from backup.session.script import after_rows, before_rows, restore_script
@@ -142,6 +143,8 @@ def _save(
             rows.file.unlink()
         else:
             digest = _write(partial / file, [head], rows.file, foot)
+        # While others are still written: together at the end, all would wait for the disk.
+        sync(partial / file)
     return SavedTable(
         schema_name=table.schema,
         name=table.name,
