@@ -27,6 +27,7 @@ from backup.postgres.find_clients import find_clients
 from backup.postgres.scratch import scratch_database
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
 from backup.postgres.tables import find_tables
+from backup.profile import step
 from backup.report import Report, plural, size, visible
 from backup.result import Result, Status
 from backup.safe_run import SafeRun, look_at_catalog
@@ -353,9 +354,10 @@ class CDCBackup:
         return database
 
     def _clients(self) -> Clients:
-        with self._database.connect() as connection:
-            server_version = connection.info.parameter_status("server_version") or "0"
-        return find_clients(self._database, server_version, self.settings.clients)
+        with step("Connecting, finding clients"):
+            with self._database.connect() as connection:
+                server_version = connection.info.parameter_status("server_version") or "0"
+            return find_clients(self._database, server_version, self.settings.clients)
 
     def _prepare(
         self,
@@ -528,7 +530,8 @@ class CDCBackup:
         else:
             self._report.warn("Not drilled (backup.drill: off): nobody knows whether this can be restored.")
         try:
-            self.result.pruned = prune_sessions(self._review())
+            with step("Pruning"):
+                self.result.pruned = prune_sessions(self._review())
         except OSError as error:  # the backup is none the worse for it
             self._report.warn(f"Old sessions could not be pruned: {error}")
 

@@ -14,6 +14,7 @@ from backup.postgres.database import Database
 from backup.postgres.snapshot import Snapshot
 from backup.postgres.surroundings import look_around
 from backup.postgres.tables import Kind
+from backup.profile import step
 from backup.session.contents import Contents, TableContents, definition_digest, sort_contents
 from backup.session.dump import dump_tables
 from backup.session.folder import (
@@ -66,16 +67,18 @@ def write_session(
     """
     work = partial / "work"
     work.mkdir(mode=0o700)
-    surroundings = look_around(snapshot.connection, snapshot.tables)
-    dump = dump_tables(
-        snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs, copied=format == "copy"
-    )
+    with step("catalog"):
+        surroundings = look_around(snapshot.connection, snapshot.tables)
+    with step("pg_dump, its rows counted"):
+        dump = dump_tables(
+            snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs, copied=format == "copy"
+        )
     contents = sort_contents(snapshot.tables, surroundings, dump)
     with_rows = [table.table for table in contents.tables if table.rows]
     names = file_names((table.schema, table.name) for table in with_rows)
     files = {table.oid: name for table, name in zip(with_rows, names, strict=True)}
     title = f"{snapshot.database}, {snapshot.moment:%Y-%m-%d %H:%M:%S} UTC"
-    with ThreadPoolExecutor(max_workers=jobs) as threads:
+    with step("files, hashed and on the disk"), ThreadPoolExecutor(max_workers=jobs) as threads:
         saved = list(
             threads.map(
                 lambda table: _save(table, contents, partial, files.get(table.table.oid), title, compression),
@@ -119,7 +122,8 @@ def write_session(
     (partial / SUMMARY).write_text(summarize(manifest), encoding="utf-8")
     # Had the connection gone, and its locks, nobody would know what pg_dump saw of the tables.
     snapshot.connection.execute("select 1")
-    return Session(path=publish(partial), manifest=manifest)
+    with step("publishing"):
+        return Session(path=publish(partial), manifest=manifest)
 
 
 def _save(
