@@ -45,6 +45,8 @@ _KINDS: dict[Kind, TableKind] = {
 
 
 _CHUNK = 1024 * 1024
+_LARGE = 16 * 1024 * 1024
+"""Bytes from which on the disk takes longer than a journal does."""
 
 
 def write_session(
@@ -147,8 +149,9 @@ def _save(
             rows.file.unlink()
         else:
             digest = _write(partial / file, [head], rows.file, foot)
-        # While others are still written: together at the end, all would wait for the disk.
-        sync(partial / file)
+        if (partial / file).stat().st_size > _LARGE:
+            # While others are still written. Of many small ones the first takes all along, when they are published.
+            sync(partial / file)
     return SavedTable(
         schema_name=table.schema,
         name=table.name,
