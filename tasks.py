@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -48,6 +49,24 @@ def lint(_: Context) -> None:
     _run("ruff", "check")
     _run("ruff", "format", "--check")
     _run("mypy")
+
+
+@task(
+    name="bench",
+    iterable=["only"],
+    help={"only": "Only this case; may be given several times.", "quick": "Try the cases with few rows, once."},
+)
+def run_bench(_: Context, only: Sequence[str], quick: bool = False) -> None:
+    """Measure this tool beside what a person would use instead; bench/README.md tells the cases."""
+    from bench.measure import BenchError
+    from bench.run import run_cases
+
+    try:
+        run_cases(only, quick=quick)
+    except CDCBackupError as error:
+        raise Exit(str(error), error.exit_code) from error
+    except BenchError as error:
+        raise Exit(str(error), 1) from error
 
 
 @task(help={"major": "PostgreSQL's major version: 14 to 18, or all."})
@@ -101,4 +120,4 @@ def _attend(argv: tuple[str, ...]) -> None:
         raise Exit(code=ended.returncode)
 
 
-ns = Collection(migration, demo, run_tests, run_matrix, lint, up, down)
+ns = Collection(migration, demo, run_tests, run_matrix, run_bench, lint, up, down)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from backup.postgres.database import Database
 from backup.postgres.scratch import scratch_database
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
 from backup.postgres.tables import find_tables
+from backup.profile import step
 from backup.reach import Reach
 from backup.report import Report, plural, size, visible
 from backup.result import Result, Status
@@ -172,7 +173,8 @@ class CDCBackup:
             try:
                 if without_backup:
                     self._report.warn("Without a backup, as you said: what this destroys cannot be brought back.")
-                    self._look(self._database, (), migrating=True)
+                    with self._looked_at(self._database, (), migrating=True) as snapshot:
+                        self.result.horizon = snapshot.horizon
                 else:
                     agreed = self.prepare(commands, ask=ask, rehearse=rehearse)
                 catalog = look_at_catalog(self._database) if any(command.is_drizzle for command in commands) else ""
@@ -249,7 +251,7 @@ class CDCBackup:
             without_delta=without_delta,
             ask=ask,
             lock_timeout=self.settings.lock_timeout,
-            clients=self._reach.clients,
+            clients=self._clients,
             report=self._report,
             result=self.result,
         )
@@ -262,7 +264,7 @@ class CDCBackup:
         """
         opened = self._session(session)
         self.result.session = opened
-        self._drill(self._database, opened, self._reach.clients())
+        self._drill(self._database, opened, self._clients())
         self.result.status = Status.DRILLED
 
     def prune(self) -> None:
@@ -342,6 +344,10 @@ class CDCBackup:
         """The database that the project names; the same for all of a run."""
         return self._reach.database
 
+    def _clients(self) -> Clients:
+        with step("Connecting, finding clients"):
+            return self._reach.clients()
+
     def _prepare(
         self,
         names: Sequence[str],
@@ -352,30 +358,38 @@ class CDCBackup:
         question: str,
         migrating: bool,
     ) -> Forecast | None:
-        database, forecast, asks = self._database, None, False
-        clients = self._reach.clients()
-        self._look(database, names, migrating=migrating)
+        forecast, asks, session = None, False, None
+        clients = self._clients()
+        first = is_rehearsed(commands, how)
+        may_ask = ask and self.settings.mode is Mode.PROMPT and self._report.attended
+        # One snapshot for what is shown and what is saved; none is held while somebody thinks about an answer.
+        at_once = not self._dry and (first or not may_ask)
+        with self._looked_at(self._database, names, migrating=migrating) as snapshot:
+            there = bool(self.result.tables or names)
+            if there and not self._dry:
+                self._report.say(f"The backup will go to {self.settings.path}")
+            if there and at_once:
+                session = self._save(snapshot, clients, migrating=migrating)
         if self._dry:
             self._report.say(f"Would back up into {self.settings.path}")
             self.result.status = Status.DRY_RUN
-        elif not self.result.tables and not names:
+        elif not there:
             self.result.status = Status.NOTHING_TO_BACK_UP
         else:
-            first = is_rehearsed(commands, how)
-            self._report.say(f"The backup will go to {self.settings.path}")
-            if first:
-                self._back_up(database, names, clients)
+            if session:
+                self._prove(session, clients)
             if commands:
                 forecast = foresee(commands, self._stage(clients), how, report=self._report, result=self.result)
             if first:
-                refuse_strike(database, commands, self._program, self._report, self.result)
-            asks = ask and self.settings.mode is Mode.PROMPT and self._report.attended
+                refuse_strike(self._database, commands, self._program, self._report, self.result)
+            asks = may_ask
             if asks and not self._report.ask("Go on?" if first else question):
-                session = self.result.session
                 kept = f"The backup {session.path} stays" if session else "Nothing was backed up"
                 raise DeclinedError("The answer was no.", untouched=f"{kept}, nothing was started.")
-            if not first:
-                self._back_up(database, names, clients)
+            if not session:
+                with self._snapshot(self._database, names) as snapshot:
+                    session = self._save(snapshot, clients, migrating=migrating)
+                self._prove(session, clients)
         # Who is neither asked nor said so before has agreed to nothing.
         return forecast if asks or not ask else None
 
@@ -397,12 +411,18 @@ class CDCBackup:
             watched=partial(stand_against, self._database, settings, self.result.tables),
         )
 
-    def _look(self, database: Database, names: Sequence[str], *, migrating: bool) -> None:
-        """Say what is there and at risk."""
+    @contextmanager
+    def _looked_at(self, database: Database, names: Sequence[str], *, migrating: bool) -> Iterator[Snapshot]:
+        """A snapshot, when it was said what is there and at risk."""
+        with ExitStack() as held:
+            with self._report.step("Counting rows"):
+                snapshot = held.enter_context(self._snapshot(database, names))
+            self._tell(database, snapshot, migrating=migrating)
+            yield snapshot
+
+    def _tell(self, database: Database, snapshot: Snapshot, *, migrating: bool) -> None:
         settings = self.settings
-        with self._report.step("Counting rows"), self._snapshot(database, names) as snapshot:
-            self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
-            self.result.horizon = snapshot.horizon
+        self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
         self._refuse_blindness(database, snapshot)
         if migrating and snapshot.standby:
             raise UsageError(
@@ -455,19 +475,19 @@ class CDCBackup:
             lock_timeout=settings.lock_timeout,
         )
 
-    def _back_up(self, database: Database, names: Sequence[str], clients: Clients) -> None:
-        settings, expected = self.settings, sum(count.bytes for count in self.result.counts.values())
+    def _save(self, snapshot: Snapshot, clients: Clients, *, migrating: bool) -> Session:
+        settings, expected = self.settings, sum(count.bytes for count in snapshot.counts.values())
+        self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
         try:
             with (
                 new_session(settings.path) as partial,
-                self._snapshot(database, names) as snapshot,
                 self._report.step("Backing up", 2 * expected, lambda: folder_size(partial)),
             ):
-                self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
-                self.result.horizon = snapshot.horizon
+                if migrating:
+                    self.result.horizon = snapshot.horizon
                 session = write_session(
                     snapshot,
-                    database=database,
+                    database=self._database,
                     clients=clients,
                     partial=partial,
                     jobs=settings.jobs,
@@ -484,17 +504,23 @@ class CDCBackup:
             f"Backed up {plural(session.rows, 'row')} of {plural(len(session.files), 'table')} into {session.path}",
             "bold green",
         )
+        return session
+
+    def _prove(self, session: Session, clients: Clients) -> None:
+        """Say what is in the session and what not, drill it, let old ones go."""
+        settings = self.settings
         for other in session.manifest.not_kept:
             self._report.warn(f"  would go with the tables, and is not in the backup: {other}")
         for skipped in session.manifest.skipped:
             name = skipped.name if skipped.schema_name is None else f"{skipped.schema_name}.{skipped.name}"
             self._report.say(f"  skipped, no file: {visible(name)}: {skipped.reason}")
         if settings.drill:
-            self._drill(database, session, clients)
+            self._drill(self._database, session, clients)
         else:
             self._report.warn("Not drilled (backup.drill: off): nobody knows whether this can be restored.")
         try:
-            self.result.pruned = prune_sessions(self._review())
+            with step("Pruning"):
+                self.result.pruned = prune_sessions(self._review())
         except OSError as error:  # the backup is none the worse for it
             self._report.warn(f"Old sessions could not be pruned: {error}")
 

@@ -26,12 +26,14 @@ from backup.errors import CDCBackupError, ExitCode, InterruptedRunError, UsageEr
 if TYPE_CHECKING:
     from backup.cdc_backup import CDCBackup
     from backup.migration.command import MigrationCommand
+    from backup.profile import Profile
     from backup.report import Report
     from backup.result import Result
     from backup.settings import Rehearse
 
 _HELP = {
     "config": "The configuration file; config/backup.yml is looked for from here upwards otherwise.",
+    "profile": "Show at the end where the seconds went.",
     "json": "One JSON object on stdout; everything for people goes to stderr.",
     "yes": "Do not ask.",
     "path": "The folder of the sessions, instead of the configured one.",
@@ -52,29 +54,35 @@ _TAKING_A_VALUE = ("--path", "--table", "--config")
 
 @contextmanager
 def _safely(
-    context: Context, config: str | None, json: bool, path: str | None = None, *, dry: bool = False
+    context: Context, config: str | None, json: bool, path: str | None = None, *, dry: bool = False, profile: bool
 ) -> Iterator[CDCBackup]:
     """A recipe's body: the one place where errors become exits, in words and as JSON."""
     report: Report | None = None
     result: Result | None = None
+    kept: Profile | None = None
     try:
         with _ended_like_interrupted():
             from backup.cdc_backup import CDCBackup
+            from backup.profile import Profile
             from backup.report import Report
 
+            kept = Profile() if profile else None
             report = Report(as_json=json)
             dry = dry or bool(context.config.run.dry)
             cdc = CDCBackup(path, config=config, report=report, dry=dry, program=_program())
             result = cdc.result
             yield cdc
     except KeyboardInterrupt:
-        _end(json, report, result, InterruptedRunError(_what_interrupted_leaves(result)))
+        _end(json, report, result, InterruptedRunError(_what_interrupted_leaves(result)), kept)
     except CDCBackupError as error:
-        _end(json, report, result, error)
+        _end(json, report, result, error, kept)
+    _show_profile(report, result, kept)
     report.emit(result.as_json(ExitCode.DONE, ""))
 
 
-def _end(json: bool, report: Report | None, result: Result | None, error: CDCBackupError) -> NoReturn:
+def _end(
+    json: bool, report: Report | None, result: Result | None, error: CDCBackupError, profile: Profile | None = None
+) -> NoReturn:
     from backup.report import Report
     from backup.result import Result, Status
 
@@ -86,8 +94,15 @@ def _end(json: bool, report: Report | None, result: Result | None, error: CDCBac
     report, result = report or Report(as_json=json), result or Result()
     result.status = failures.get(error.exit_code, Status.FAILED)
     report.fail(str(error))
+    _show_profile(report, result, profile)
     report.emit(result.as_json(error.exit_code, str(error)))
     raise Exit(code=error.exit_code)
+
+
+def _show_profile(report: Report, result: Result, profile: Profile | None) -> None:
+    if profile:
+        result.profile = profile.end()
+        report.profile(result.profile)
 
 
 def _what_interrupted_leaves(result: Result | None) -> str:
@@ -138,9 +153,10 @@ def backup(
     table: Sequence[str] | None = None,
     config: str | None = None,
     json: bool = False,
+    profile: bool = False,
 ) -> None:
     """Back up every CDC table, or the named ones, into a new session."""
-    with _safely(context, config, json, path) as cdc:
+    with _safely(context, config, json, path, profile=profile) as cdc:
         cdc.run_backup(table or (), interactive=False)
 
 
@@ -149,18 +165,19 @@ def pre(
     path: str | None = None,
     config: str | None = None,
     json: bool = False,
+    profile: bool = False,
     yes: bool = False,
     rehearse: bool = False,
     no_rehearse: bool = False,
 ) -> None:
     """Look what is there, back up, rehearse drizzle-kit push, say what is at risk, ask."""
-    with _safely(context, config, json, path) as cdc:
+    with _safely(context, config, json, path, profile=profile) as cdc:
         cdc.prepare([_push(cdc)], ask=not yes, rehearse=_how(rehearse, no_rehearse))
 
 
-def rehearse(context: Context, config: str | None = None, json: bool = False) -> None:
+def rehearse(context: Context, config: str | None = None, json: bool = False, profile: bool = False) -> None:
     """Run drizzle-kit push, or the command that follows --, on a copy of the database; say what it would destroy."""
-    with _safely(context, config, json) as cdc:
+    with _safely(context, config, json, profile=profile) as cdc:
         cdc.rehearse(_given() if _arguments() else _push(cdc))
 
 
@@ -168,13 +185,14 @@ def push_safe(
     context: Context,
     config: str | None = None,
     json: bool = False,
+    profile: bool = False,
     yes: bool = False,
     without_backup: bool = False,
     rehearse: bool = False,
     no_rehearse: bool = False,
 ) -> None:
     """Rehearse, back up, run drizzle-kit push (with what follows --), say what it did to the CDC tables."""
-    with _safely(context, config, json) as cdc:
+    with _safely(context, config, json, profile=profile) as cdc:
         cdc.run_safe(
             [_push(cdc, *_arguments())],
             ask=not yes,
@@ -187,13 +205,14 @@ def full_safe(
     context: Context,
     config: str | None = None,
     json: bool = False,
+    profile: bool = False,
     yes: bool = False,
     without_backup: bool = False,
     rehearse: bool = False,
     no_rehearse: bool = False,
 ) -> None:
     """Run drizzle-kit generate (with what follows --), rehearse migrate, back up, migrate, say what that did."""
-    with _safely(context, config, json) as cdc:
+    with _safely(context, config, json, profile=profile) as cdc:
         from backup.migration.command import MigrationCommand
 
         settings = cdc.settings
@@ -214,13 +233,14 @@ def run_safe(
     context: Context,
     config: str | None = None,
     json: bool = False,
+    profile: bool = False,
     yes: bool = False,
     without_backup: bool = False,
     rehearse: bool = False,
     no_rehearse: bool = False,
 ) -> None:
     """Rehearse, back up, run the command that follows --, say what it did to the CDC tables."""
-    with _safely(context, config, json) as cdc:
+    with _safely(context, config, json, profile=profile) as cdc:
         if not _arguments():
             raise UsageError(
                 "No command was given.",
@@ -261,10 +281,11 @@ def restore(
     path: str | None = None,
     config: str | None = None,
     json: bool = False,
+    profile: bool = False,
     yes: bool = False,
 ) -> None:
     """Bring back what a session holds: tables that are gone, rows that are missing."""
-    with _safely(context, config, json, path) as cdc:
+    with _safely(context, config, json, path, profile=profile) as cdc:
         from backup.session.restore import RestoreMode
 
         if mode not in set(RestoreMode):
@@ -286,35 +307,47 @@ def drill(
     path: str | None = None,
     config: str | None = None,
     json: bool = False,
+    profile: bool = False,
 ) -> None:
     """Prove a session: restore it on a scratch database, dump it again, compare."""
-    with _safely(context, config, json, path) as cdc:
+    with _safely(context, config, json, path, profile=profile) as cdc:
         cdc.drill(session)
 
 
 def prune(
-    context: Context, dry_run: bool = False, path: str | None = None, config: str | None = None, json: bool = False
+    context: Context,
+    dry_run: bool = False,
+    path: str | None = None,
+    config: str | None = None,
+    json: bool = False,
+    profile: bool = False,
 ) -> None:
     """Delete the sessions that are old and that nothing keeps; say why the others stay."""
-    with _safely(context, config, json, path, dry=dry_run) as cdc:
+    with _safely(context, config, json, path, dry=dry_run, profile=profile) as cdc:
         cdc.prune()
 
 
-def list_sessions(context: Context, path: str | None = None, config: str | None = None, json: bool = False) -> None:
+def list_sessions(
+    context: Context, path: str | None = None, config: str | None = None, json: bool = False, profile: bool = False
+) -> None:
     """List the sessions, newest first."""
-    with _safely(context, config, json, path) as cdc:
+    with _safely(context, config, json, path, profile=profile) as cdc:
         cdc.list_sessions()
 
 
-def doctor(context: Context, path: str | None = None, config: str | None = None, json: bool = False) -> None:
+def doctor(
+    context: Context, path: str | None = None, config: str | None = None, json: bool = False, profile: bool = False
+) -> None:
     """Say what a backup needs: what was found, what is missing, what to do about it."""
-    with _safely(context, config, json, path) as cdc:
+    with _safely(context, config, json, path, profile=profile) as cdc:
         cdc.doctor()
 
 
-def init(context: Context, config: str | None = None, json: bool = False, yes: bool = False) -> None:
+def init(
+    context: Context, config: str | None = None, json: bool = False, profile: bool = False, yes: bool = False
+) -> None:
     """Set up a project: configuration, scripts of package.json, .gitignore; show and ask before each change."""
-    with _safely(context, config, json) as cdc:
+    with _safely(context, config, json, profile=profile) as cdc:
         cdc.init(ask=not yes)
 
 

@@ -11,13 +11,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.prompt import Confirm
 from rich.table import Table as Grid
 
+from backup.profile import Step, step
 from backup.terminal import plain_terminal
 
 _NO_EDGE = 10_000
+_BAR = 40
+"""Characters of the bar of a step that took all of a run."""
+
 _PATIENCE = 1.0
 """Seconds after which a step says how far it is."""
 
@@ -83,8 +85,21 @@ class Report:
             grid.add_row(*map(visible, row))
         self._console.print(grid)
 
+    def profile(self, run: Step) -> None:
+        """Where the seconds of a run went: a bar a step, a part below what it is a part of."""
+        self.say(f"Where {run.seconds:.2f} s went:")
+        self.table(
+            ("step", "#seconds", ""),
+            [
+                ("  " * depth + taken.name, f"{taken.seconds:.2f}", "█" * round(_BAR * taken.seconds / run.seconds))
+                for depth, taken in run
+            ],
+        )
+
     def ask(self, question: str, *, default: bool = True) -> bool:
         """A question to which Enter means the default; Ctrl-D means no."""
+        from rich.prompt import Confirm
+
         try:
             return Confirm.ask(question, console=self._console, default=default)
         except EOFError:
@@ -112,7 +127,8 @@ class Report:
         watcher = threading.Thread(target=show, args=(what, total, done or (lambda: 0), over), daemon=True)
         watcher.start()
         try:
-            yield
+            with step(what):
+                yield
         finally:
             over.set()
             watcher.join()
@@ -126,6 +142,9 @@ class Report:
     def _bar(self, what: str, total: int | None, done: Callable[[], int], over: threading.Event) -> None:
         if over.wait(_PATIENCE):
             return
+        # Most runs are over by now, and never need it.
+        from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
         columns = [TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
         if total:
             columns.insert(2, DownloadColumn())

@@ -14,6 +14,7 @@ from backup.migration.verdict import Verdict
 from backup.postgres.newer import Horizon
 from backup.postgres.snapshot import Count
 from backup.postgres.tables import Table
+from backup.profile import Step
 from backup.session.folder import SavedTable, Session
 from backup.session.prune import Kept
 from backup.session.restore import Restored
@@ -144,6 +145,7 @@ class Result:
     pruned: tuple[Path, ...] | None = None
     doctor: list[Finding] | None = None
     init: list[Changed] | None = None
+    profile: Step | None = None
 
     def as_json(self, exit_code: int, message: str) -> dict[str, Any]:
         """The object that the README documents: rows are counts, sizes bytes, times UTC in ISO 8601."""
@@ -241,7 +243,20 @@ class Result:
             value["init"] = [
                 {"file": str(changed.file), "state": changed.state, "detail": changed.detail} for changed in self.init
             ]
+        if self.profile is not None:
+            value["profile"] = _profiled(self.profile, None)
         return value
+
+
+def _profiled(whole: Step, within: str | None) -> list[dict[str, Any]]:
+    return [
+        entry
+        for part in whole.parts.values()
+        for entry in (
+            {"step": part.name, "seconds": round(part.seconds, 3), "within": within},
+            *_profiled(part, part.name),
+        )
+    ]
 
 
 def _foreseen(forecast: Forecast) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from backup.postgres.catalog import digest_catalog
 from backup.postgres.database import Database
 from backup.postgres.machinery import Machinery
 from backup.postgres.unfinished import wait_for_unfinished
+from backup.profile import step
 from backup.report import Report
 from backup.result import Ran, Result, Status
 from backup.session.sidecar import Verdict as VerdictRecord
@@ -85,20 +86,21 @@ class SafeRun:
         with stand_guard(self.database, self.settings, changes, result, self.report, ask=self.ask):
             failure = self._migrate(commands, catalog)
             unfinished = self._wait(machinery)
-        verdict = result.verdict = judge(
-            self.database,
-            result.tables,
-            result.counts,
-            announced,
-            allowed=result.allowed,
-            safe=self._safe(),
-            horizon=result.horizon,
-            fingerprints=self._fingerprints(),
-            gaps=result.gaps,
-            unfinished=unfinished,
-            lock_timeout=1 if unfinished else self.patience,
-        )
-        faults = find_faults(self.database, machinery, result.tables, verdict) if verdict else ()
+        with step("Judging"):
+            verdict = result.verdict = judge(
+                self.database,
+                result.tables,
+                result.counts,
+                announced,
+                allowed=result.allowed,
+                safe=self._safe(),
+                horizon=result.horizon,
+                fingerprints=self._fingerprints(),
+                gaps=result.gaps,
+                unfinished=unfinished,
+                lock_timeout=1 if unfinished else self.patience,
+            )
+            faults = find_faults(self.database, machinery, result.tables, verdict) if verdict else ()
         told = {fault.sentence for fault in self.agreed.faults} if self.agreed else set()
         result.faults = tuple(replace(f, is_loss=False) if f.sentence in told else f for f in faults)
         losses = [v for v in verdict if v.is_loss]
@@ -159,9 +161,10 @@ class SafeRun:
         for command in commands:
             self.report.say(f"Running: {command}", "bold")
             try:
-                attended = command.run(
-                    os.environ, stdout_to_stderr=self.report.as_json, time_limit=self.settings.time_limit
-                )
+                with step(f"Running {command}"):
+                    attended = command.run(
+                        os.environ, stdout_to_stderr=self.report.as_json, time_limit=self.settings.time_limit
+                    )
             except MigrationError as error:
                 return error.what
             self.result.ran.append(Ran(argv=command.shown, exit_code=attended.returncode))

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = (
     ("backup.errors",),
-    ("backup.settings", "backup.process", "backup.lock"),
+    ("backup.settings", "backup.process", "backup.lock", "backup.profile"),
     ("backup.postgres",),
     ("backup.session",),
     ("backup.reach",),

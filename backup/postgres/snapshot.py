@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 import psycopg
 from psycopg import sql
@@ -55,9 +56,9 @@ class Snapshot:
     """The tables at one moment; `connection` is inside it and holds ACCESS SHARE on every table.
 
     `database_id` tells the database from every other one in the world, as `identify` does. `counts` has an
-    entry for every table that holds rows itself, by OID: not for partitioned and foreign ones. `horizon` tells
-    later which rows it did not show. `moment` is in UTC, `wal` the write-ahead log's position, None where the
-    role may not see it. `standby`: the server only replays what its primary did, a moment later.
+    entry for every table that holds rows itself, by OID: not for partitioned and foreign ones. `moment` is in
+    UTC, `wal` the write-ahead log's position, None where the role may not see it. `standby`: the server only
+    replays what its primary did, a moment later.
     """
 
     id: str
@@ -69,10 +70,14 @@ class Snapshot:
     connection: Connection
     tables: tuple[Table, ...]
     counts: dict[int, Count]
-    horizon: Horizon
     missing: tuple[Missing, ...]
     missing_schemas: tuple[str, ...]
     standby: bool
+
+    @cached_property
+    def horizon(self) -> Horizon:
+        """What tells later which rows it did not show; to be asked for while the snapshot is there."""
+        return mark_horizon(self.connection, self.tables)
 
 
 def select_tables(tables: Sequence[Table], names: Sequence[str]) -> tuple[tuple[Table, ...], tuple[Missing, ...]]:
@@ -210,7 +215,6 @@ def _describe(
         connection=connection,
         tables=tables,
         counts=count_rows(connection, tables),
-        horizon=mark_horizon(connection, tables),
         missing=missing,
         missing_schemas=lacking,
         standby=row[5],

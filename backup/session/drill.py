@@ -15,6 +15,7 @@ from backup.postgres.scratch import Scratch
 from backup.postgres.snapshot import Snapshot, take_snapshot
 from backup.postgres.surroundings import look_around
 from backup.postgres.tables import find_tables_by
+from backup.profile import step
 from backup.session.contents import TableContents, definition_digest, sort_contents
 from backup.session.delta_parts import read_delta, verify_delta
 from backup.session.dump import dump_tables
@@ -45,8 +46,9 @@ def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs:
     delta, delta_problem = False, ""
     try:
         with plain_files(session, {table.oid for table in session.manifest.tables}) as files:
-            _make_context(session, scratch.database)
-            unproven = _restore(session, files, scratch.database, clients)
+            with step("restoring"):
+                _make_context(session, scratch.database)
+                unproven = _restore(session, files, scratch.database, clients)
             tables = _compare(session, files, scratch.database, clients, jobs)
             try:
                 delta = _prove_delta(session, files, scratch.database, clients, tables)
@@ -155,19 +157,22 @@ def _compare(
     # As a session that is never published, so that what a killed drill leaves is cleared like one.
     with new_session(session.path.parent) as work:
         with take_snapshot(database, prefix="", schemas="*", names=names, lock_timeout=_LOCK_TIMEOUT) as snapshot:
-            surroundings = look_around(snapshot.connection, snapshot.tables)
-            dump = dump_tables(
-                snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs, layouts=layouts
-            )
+            with step("dumping again"):
+                surroundings = look_around(snapshot.connection, snapshot.tables)
+                dump = dump_tables(
+                    snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs, layouts=layouts
+                )
             contents = sort_contents(snapshot.tables, surroundings, dump)
             by_name = {(c.table.schema, c.table.name): c for c in contents.tables}
-            for table in manifest.tables:
-                restored = by_name.get((table.schema_name, table.name))
-                if restored is None:
-                    raise RestoreError(f"{table.schema_name}.{table.name} is not there.")
-                _compare_rows(files, table, restored)
-                _compare_definition(manifest.server_version, snapshot, table, restored)
-        return _fingerprints(database, snapshot)
+            with step("comparing"):
+                for table in manifest.tables:
+                    restored = by_name.get((table.schema_name, table.name))
+                    if restored is None:
+                        raise RestoreError(f"{table.schema_name}.{table.name} is not there.")
+                    _compare_rows(files, table, restored)
+                    _compare_definition(manifest.server_version, snapshot, table, restored)
+        with step("fingerprints"):
+            return _fingerprints(database, snapshot)
 
 
 def _compare_rows(files: Path, table: SavedTable, restored: TableContents) -> None:

@@ -201,11 +201,11 @@ def publish(partial: Path) -> Path:
     """Bring every file and the folder safely to the disk, then give the folder its final name."""
     for path in partial.iterdir():
         path.chmod(0o600)
-        _sync(path)
-    _sync(partial)
+        sync(path)
+    sync(partial)
     final = partial.with_name(session_name(partial))
     partial.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
     return final
 
 
@@ -330,7 +330,8 @@ def _look(path: Path) -> Listed:
     return Listed(path=path, manifest=manifest, bytes=size, problem=problem)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or what a folder says of its files, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

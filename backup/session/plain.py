@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from backup.errors import RestoreError
+from backup.profile import step
 from backup.session.folder import RESTORE_SCRIPT, SavedTable, Session, hash_file, passing_folder
 from backup.session.packing import unpack
 
@@ -21,13 +22,15 @@ def plain_files(session: Session, oids: Collection[int]) -> Iterator[Path]:
         RestoreError: a file was changed since, or is damaged, or the plain ones cannot be written.
     """
     packed = [table for table in session.manifest.tables if table.packed and table.oid in oids]
-    _refuse(session, _changed(session, packed))
+    with step("proving the files"):
+        _refuse(session, _changed(session, packed))
     with ExitStack() as held:
         folder = session.path
         if packed:
             try:
-                folder = held.enter_context(passing_folder(session.path.parent))
-                _unpack(session, packed, folder)
+                with step("unpacking"):
+                    folder = held.enter_context(passing_folder(session.path.parent))
+                    _unpack(session, packed, folder)
             except OSError as error:
                 raise RestoreError(
                     f"{session.path} cannot be unpacked into a folder beside it: {error.strerror or error}.",

@@ -10,6 +10,7 @@ from backup.errors import ProcessError, RestoreError
 from backup.postgres.clients import Clients, argument
 from backup.postgres.database import Database
 from backup.postgres.fingerprint import add_fingerprints
+from backup.profile import step
 from backup.session.delta_parts import Delta, delta_folder, delta_variable
 from backup.session.folder import RESTORE_SCRIPT, Session
 
@@ -99,7 +100,8 @@ def restore_session(
     lines.append(f"\\i {argument(str(files / RESTORE_SCRIPT))}\n")
     try:
         includes = [files, *([delta_folder(session.path)] if deltas else [])]
-        finished = clients.psql(database, "\n".join(lines), includes)
+        with step("psql"):
+            finished = clients.psql(database, "\n".join(lines), includes)
     except ProcessError as error:
         raise RestoreError(
             f"The restore failed: {_told(error.stderr, session.path, files)}",

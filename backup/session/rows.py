@@ -1,12 +1,13 @@
 """What pg_dump wrote of a table's rows, counted again from the bytes on the disk."""
 
 import hashlib
-import mmap
-import os
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from backup.errors import BackupError
@@ -15,9 +16,13 @@ from backup.errors import BackupError
 # a quote inside of either and escapes nothing else (standard_conforming_strings is on).
 _LINE = re.compile(rb"""[^"'\n]*+(?:"[^"]*+"[^"'\n]*+|'[^']*+'[^"'\n]*+)*+\n""")
 
+_ROW_COPIED = re.compile(rb"[^\n]*+\n")
+
 _TAB, _SEMICOLON, _I = b"\t;I"
 _COPY_END = b"\\.\n\n\n"
 _CHUNK = 1024 * 1024
+_LOOK_EVERY = 0.2
+"""Seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,48 +33,117 @@ class Written:
     largest_statement: int
 
 
-def count_inserted(path: Path) -> Written:
-    r"""The rows of pg_dump's INSERT statements, exactly.
+class Counting:
+    r"""Counts the rows of a file exactly, piece by piece, also while it is still being written.
 
-    A statement of several rows is a line `INSERT INTO … VALUES` and a line `\t(…)` for each row. With
-    one row each, and for tables without columns (`DEFAULT VALUES`), it is one line.
-
-    Raises:
-        BackupError: the file ends in the middle of a statement.
+    With `copied` it is COPY text: a line each, for a line end inside of a value is written `\n`. Else it is
+    pg_dump's INSERT statements. One of several rows is a line `INSERT INTO … VALUES` and a line `\t(…)` for each
+    row. With one row each, and for tables without columns (`DEFAULT VALUES`), it is one line. No more of the file is
+    held than one line of it, or a piece.
     """
-    rows = largest = begin = end = in_statement = 0
-    with _bytes_of(path) as data:
+
+    def __init__(self, path: Path, *, copied: bool) -> None:
+        self._path, self._copied = path, copied
+        self._read = 0
+        self._rest = b""
+        self._rows = self._largest = self._begin = self._in_statement = 0
+
+    def catch_up(self) -> None:
+        """Count what is there by now."""
+        if self._path.stat().st_size == self._read:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            # A line of many pieces is begun anew with each: so each is as large as all before.
+            while piece := file.read(max(_CHUNK, len(self._rest))):
+                self._read += len(piece)
+                if self._copied:
+                    self._rows += piece.count(b"\n")
+                    self._rest = (self._rest + piece)[-len(_COPY_END) :]
+                else:
+                    self._count(self._rest + piece)
+
+    def end(self) -> Written:
+        """Count to the end of the file, which is whole now.
+
+        Raises:
+            BackupError: it ends in the middle of a statement, or of the rows.
+        """
+        self.catch_up()
+        if self._rest != (_COPY_END if self._copied else b""):
+            where = "the rows" if self._copied else "a statement"
+            raise BackupError(f"{self._path.name}: what pg_dump wrote ends in the middle of {where}.")
+        rows = self._rows - (_COPY_END.count(b"\n") if self._copied else 0)
+        return Written(rows=rows, largest_statement=self._largest)
+
+    def _count(self, data: bytes) -> None:
+        """Count the whole lines that the data begins with, and keep the rest of it."""
+        at, end = self._read - len(data), 0
         # Not finditer: behind a string without an end it would go on, and take the string's lines for rows.
         while line := _LINE.match(data, end):
             start, end = line.span()
             first = data[start]
             if first == _I:
-                begin, in_statement = start, 0
+                self._begin, self._in_statement = at + start, 0
             if first == _TAB:
-                rows += 1
-                in_statement += 1
+                self._rows += 1
+                self._in_statement += 1
             if end - start > 1 and data[end - 2] == _SEMICOLON:
                 if first == _I:
-                    rows += 1
-                if in_statement > 1:
-                    largest = max(largest, end - begin)
-        if end != len(data):
-            raise BackupError(f"{path.name}: what pg_dump wrote ends in the middle of a statement.")
-    return Written(rows=rows, largest_statement=largest)
+                    self._rows += 1
+                if self._in_statement > 1:
+                    self._largest = max(self._largest, at + end - self._begin)
+        self._rest = data[end:]
+
+
+class RowsCounted:
+    """The rows of the files in a folder that pg_dump fills."""
+
+    def __init__(self, folder: Path, *, copied: bool) -> None:
+        self.folder = folder
+        self._counting = partial(Counting, copied=copied)
+        self._files: dict[Path, Counting] = {}
+
+    def catch_up(self) -> None:
+        """Count what is there by now."""
+        for path in self.folder.glob("*.dat"):
+            if path.stem.isdigit():  # not its own table of contents
+                self._of(path).catch_up()
+
+    def end(self, path: Path) -> Written:
+        """The rows of a file that is whole now; as `Counting.end`."""
+        return self._of(path).end()
+
+    def _of(self, path: Path) -> Counting:
+        return self._files.setdefault(path, self._counting(path))
+
+
+@contextmanager
+def counting(folder: Path, *, copied: bool) -> Iterator[RowsCounted]:
+    """Count the rows that a pg_dump in the block writes into the folder, as they come."""
+    counted, over = RowsCounted(folder, copied=copied), threading.Event()
+
+    def keep_up() -> None:
+        while not over.wait(_LOOK_EVERY):
+            counted.catch_up()
+
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        kept_up = threads.submit(keep_up)
+        try:
+            yield counted
+        finally:
+            over.set()
+        kept_up.result()
+
+
+def count_inserted(path: Path) -> Written:
+    """The rows of a whole file of pg_dump's INSERT statements, as `Counting` does."""
+    return Counting(path, copied=False).end()
 
 
 def count_copied(path: Path) -> Written:
-    r"""The rows of COPY text: a line each, for a line end inside of a value is written `\n`.
-
-    Raises:
-        BackupError: the end mark is missing.
-    """
-    with path.open("rb") as file:
-        lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_CHUNK), b""))
-        file.seek(-min(len(_COPY_END), path.stat().st_size), os.SEEK_END)
-        if file.read() != _COPY_END:
-            raise BackupError(f"{path.name}: what pg_dump wrote ends in the middle of the rows.")
-    return Written(rows=lines - _COPY_END.count(b"\n"), largest_statement=0)
+    """The rows of a whole file of COPY text, as `Counting` does."""
+    return Counting(path, copied=True).end()
 
 
 def digest_rows(path: Path, start: int, length: int, *, copied: bool) -> int:
@@ -78,23 +152,18 @@ def digest_rows(path: Path, start: int, length: int, *, copied: bool) -> int:
     It is the sum of the rows' hashes, so that the same row twice counts twice. A heap that is filled from a
     file does not keep its order: a short row goes into the space that a long one left on an earlier page.
     """
-    total, end, stop = 0, start, start + length
-    with _bytes_of(path) as data:
-        while end < stop:
-            begin = end
-            line = None if copied else _LINE.match(data, begin, stop)
-            end = line.end() if line else (data.find(b"\n", begin, stop) + 1 or stop)
-            if copied or data[begin] in (_TAB, _I):
-                # Without the comma or semicolon, which tell a row's place.
-                row = data[begin : end - (1 if copied else 2)]
-                total += int.from_bytes(hashlib.blake2b(row, digest_size=16).digest(), "big")
-    return total % (1 << 128)
-
-
-@contextmanager
-def _bytes_of(path: Path) -> Iterator[mmap.mmap | bytes]:
-    if path.stat().st_size == 0:  # which cannot be mapped
-        yield b""
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        yield data
+    total, rest = 0, b""
+    with path.open("rb") as file:
+        file.seek(start)
+        while length and (piece := file.read(min(length, max(_CHUNK, len(rest))))):
+            length -= len(piece)
+            data, end = rest + piece, 0
+            while line := _ROW_COPIED.match(data, end) if copied else _LINE.match(data, end):
+                begin, end = line.span()
+                if copied or data[begin] in (_TAB, _I):
+                    # Without the comma or semicolon, which tell a row's place.
+                    row = data[begin : end - (1 if copied else 2)]
+                    total += int.from_bytes(hashlib.blake2b(row, digest_size=16).digest(), "big")
+            rest = data[end:]
+    # What has no end would be in no sum.
+    return (total + int.from_bytes(hashlib.blake2b(rest, digest_size=16).digest(), "big")) % (1 << 128)

@@ -14,6 +14,7 @@ from backup.postgres.database import Database
 from backup.postgres.snapshot import Snapshot
 from backup.postgres.surroundings import look_around
 from backup.postgres.tables import Kind
+from backup.profile import step
 from backup.session.contents import Contents, TableContents, definition_digest, sort_contents
 from backup.session.dump import dump_tables
 from backup.session.folder import (
@@ -29,6 +30,7 @@ from backup.session.folder import (
     hash_file,
     publish,
     session_name,
+    sync,
 )
 from backup.session.packing import SUFFIXES, pack
 from backup.session.script import after_rows, before_rows, restore_script
@@ -43,6 +45,8 @@ _KINDS: dict[Kind, TableKind] = {
 
 
 _CHUNK = 1024 * 1024
+_LARGE = 16 * 1024 * 1024
+"""Bytes from which on the disk takes longer than a journal does."""
 
 
 def write_session(
@@ -65,16 +69,18 @@ def write_session(
     """
     work = partial / "work"
     work.mkdir(mode=0o700)
-    surroundings = look_around(snapshot.connection, snapshot.tables)
-    dump = dump_tables(
-        snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs, copied=format == "copy"
-    )
+    with step("catalog"):
+        surroundings = look_around(snapshot.connection, snapshot.tables)
+    with step("pg_dump, its rows counted"):
+        dump = dump_tables(
+            snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs, copied=format == "copy"
+        )
     contents = sort_contents(snapshot.tables, surroundings, dump)
     with_rows = [table.table for table in contents.tables if table.rows]
     names = file_names((table.schema, table.name) for table in with_rows)
     files = {table.oid: name for table, name in zip(with_rows, names, strict=True)}
     title = f"{snapshot.database}, {snapshot.moment:%Y-%m-%d %H:%M:%S} UTC"
-    with ThreadPoolExecutor(max_workers=jobs) as threads:
+    with step("files, hashed and on the disk"), ThreadPoolExecutor(max_workers=jobs) as threads:
         saved = list(
             threads.map(
                 lambda table: _save(table, contents, partial, files.get(table.table.oid), title, compression),
@@ -118,7 +124,8 @@ def write_session(
     (partial / SUMMARY).write_text(summarize(manifest), encoding="utf-8")
     # Had the connection gone, and its locks, nobody would know what pg_dump saw of the tables.
     snapshot.connection.execute("select 1")
-    return Session(path=publish(partial), manifest=manifest)
+    with step("publishing"):
+        return Session(path=publish(partial), manifest=manifest)
 
 
 def _save(
@@ -142,6 +149,9 @@ def _save(
             rows.file.unlink()
         else:
             digest = _write(partial / file, [head], rows.file, foot)
+        if (partial / file).stat().st_size > _LARGE:
+            # While others are still written. Of many small ones the first takes all along, when they are published.
+            sync(partial / file)
     return SavedTable(
         schema_name=table.schema,
         name=table.name,

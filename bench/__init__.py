@@ -1,0 +1,1 @@
+"""Benchmarks: this tool beside what a person would use instead. They are no tests."""
