@@ -111,11 +111,9 @@ class Ground:
 
 @contextmanager
 def lay_ground(*, rounds: int, scale: int, folder: Path | None = None) -> Iterator[Ground]:
-    """A server as it is after initdb, with fsync and locks for 5,000 tables, and a folder beside its data.
+    """A server as it is after initdb, with fsync, and a folder beside its data; both are gone afterwards.
 
-    Both are gone afterwards.
-
-    It is the newest server in the usual folders of this machine, else the embedded one.
+    It has locks for 5,000 tables, and is the newest server in the usual folders of this machine, else the embedded one.
     """
     servers = [path for pattern in USUAL_FOLDERS for path in Path("/").glob(f"{pattern[1:]}/postgres")]
     newest = max(servers, key=lambda path: [int(n) for n in path.parts if n.isdigit()], default=None)
