@@ -1,6 +1,8 @@
 """Connection strings as libpq reads them, one database for psycopg and programs alike, secrets kept."""
 
+import os
 import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -346,3 +348,21 @@ def test_no_refusal_quotes_a_password(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         Database.from_url(url, "x")
     assert "s3cret" not in _everything_said(caught.value)
+
+
+def test_of_a_lost_connection_no_library_writes_on_stderr(guarded: FreshDatabase) -> None:
+    code = """if True:
+        import os, sys
+        from backup.errors import DatabaseError
+        from backup.postgres.database import Database
+        try:
+            with Database.from_url(os.environ["WHERE"], "a test").connect() as connection:
+                connection.execute("begin")
+                with connection.transaction():
+                    connection.execute("select pg_terminate_backend(pg_backend_pid())")
+        except DatabaseError:
+            sys.exit(77)
+    """
+    environment = {**os.environ, "WHERE": guarded.url}
+    done = subprocess.run((sys.executable, "-c", code), env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (77, "")

@@ -309,6 +309,34 @@ def test_a_guard_that_lost_its_connections_comes_back_and_says_what_nobody_held(
     assert "lost its connection" in next(iter(guard.gaps.values()))
 
 
+@pytest.mark.parametrize("lost", ["spare", "watch"])
+def test_a_lost_connection_that_holds_no_table_costs_nothing_even_while_a_statement_waits(
+    database: FreshDatabase, lost: str
+) -> None:
+    database.execute(TABLES)
+    advisory = "exists (select from pg_locks l where l.pid = a.pid and l.locktype = 'advisory')"
+    holds = "exists (select from pg_locks l where l.pid = a.pid and l.relation = '_cdc_a'::regclass)"
+    ours = "from pg_stat_activity a where application_name = 'cdc-backup' and datname = current_database()"
+    which = advisory if lost == "watch" else f"not {advisory} and not {holds}"
+    kept = Kept()
+    with guarded(database, kept) as guard, database.connect() as reader, database.connect() as connection:
+        reader.execute("begin; select from _cdc_a")
+        dropping = in_background(lambda: database.execute("drop table _cdc_a"))
+        while not connection.execute("select from pg_locks where not granted").fetchall():
+            pass
+        reader.execute("insert into _cdc_a values (1)")
+        before = {pid for (pid,) in connection.execute(f"select pid {ours}")}
+        gone = {pid for pid, _ in connection.execute(f"select pid, pg_terminate_backend(pid, 5000) {ours} and {which}")}
+        assert gone
+        while len({pid for (pid,) in connection.execute(f"select pid {ours}")} - before) < len(gone):
+            pass
+        reader.execute("insert into _cdc_a values (2); commit")
+        dropping.join(PATIENCE)
+        connection.execute("drop table _cdc_b")
+    assert kept.rows == {"_cdc_a": [1, 2], "_cdc_b": []}
+    assert guard.gaps == {}
+
+
 @pytest.mark.parametrize(
     "change",
     ["drop table _cdc_a", "create table _cdc_new (id int)", "alter table _cdc_a rename id to other"],
@@ -425,14 +453,17 @@ def test_two_guards_do_not_wait_for_each_other_after_one_lost_its_connections(da
     database.execute(TABLES)
     ours = "from pg_stat_activity where application_name = 'cdc-backup' and datname = current_database()"
     held = "select from pg_locks where relation = '_cdc_a'::regclass and granted"
-    with guarded(database, Kept()) as guard, database.connect() as connection:
+    with guarded(database, Kept()) as guard, database.connect() as other, database.connect() as connection:
         # Who has this lock is another guard.
+        waiting = in_background(lambda: other.execute("select pg_advisory_lock(%s)", [ALONE]))
+        while not connection.execute("select from pg_locks where not granted").fetchall():
+            pass
         connection.execute(f"select pg_terminate_backend(pid, 5000) {ours}")
-        connection.execute("select pg_advisory_lock(%s)", [ALONE])
-        while not connection.execute(f"select {ours} and query like '%pg_try_advisory_lock%'").fetchall():
-            assert connection.execute(held).fetchall() == []
+        waiting.join(PATIENCE)
+        while connection.execute(held).fetchall():
+            pass
         connection.execute("drop table _cdc_b")
-        connection.execute("select pg_advisory_unlock(%s)", [ALONE])
+        other.execute("select pg_advisory_unlock(%s)", [ALONE])
         while not connection.execute(held).fetchall():
             pass
     assert set(guard.lost) == {"public._cdc_b"}

@@ -3,8 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 
@@ -125,12 +126,12 @@ class Guard:
         # Not left here but by the thread: it makes connections of its own.
         connections = ExitStack()
         try:
-            watch, holding = self._connect(connections)
-            self._begin(watch, holding, lock_timeout)
+            holding = Holding(partial(self._connect, connections))
+            self._begin(holding, lock_timeout)
         except BaseException:
             connections.close()
             raise
-        watcher = threading.Thread(target=self._stand, args=(connections, watch, holding), name="guard")
+        watcher = threading.Thread(target=self._stand, args=(connections, holding), name="guard")
         watcher.start()
         try:
             yield
@@ -138,8 +139,9 @@ class Guard:
             self.over.set()
             watcher.join()
 
-    def _begin(self, watch: Connection, holding: Holding, lock_timeout: float) -> None:
+    def _begin(self, holding: Holding, lock_timeout: float) -> None:
         """Take the tables, and see that they are what they were."""
+        watch = holding.watch
         if not _alone(watch):
             raise BackupError(
                 f"Another run rehearses or migrates in {self._database} right now.",
@@ -155,11 +157,8 @@ class Guard:
             )
         self._files = {oid: now.file for oid, now in find_standing(watch, self._tables).items()}
 
-    def _connect(self, connections: ExitStack) -> tuple[Connection, Holding]:
-        def connect() -> Connection:
-            return connections.enter_context(self._database.connect())
-
-        return connect(), Holding(connect)
+    def _connect(self, connections: ExitStack) -> Connection:
+        return connections.enter_context(self._database.connect())
 
     def _are_still(self, now: Sequence[Table]) -> bool:
         def shape(tables: Iterable[Table]) -> set[tuple[object, ...]]:
@@ -167,51 +166,58 @@ class Guard:
 
         return shape(now) == shape(self._tables.values())
 
-    def _stand(self, connections: ExitStack, watch: Connection, holding: Holding) -> None:
-        """The guard's thread: look on; where the server is gone, come back to it."""
-        while True:
-            try:
-                with connections:
-                    self._look_on(watch, holding)
-                    holding.end()
-                return
-            except (CDCBackupError, psycopg.Error) as error:
-                why = f"the guard lost its connection at {time.strftime('%H:%M:%S')}: {one_line(str(error))}"
-            except Exception as error:  # noqa: BLE001 - a bug of ours must not look like a table that was held
-                self.gaps |= dict.fromkeys(self._tables, f"the guard failed: {error!r}")
-                return
-            self.gaps = {**dict.fromkeys(holding.held, why), **self.gaps}
-            left = {**holding.held, **holding.outside}
-            connections, returned = ExitStack(), False
-            while not returned:
+    def _stand(self, connections: ExitStack, holding: Holding) -> None:
+        """The guard's thread: look on; where a connection is lost, go on with the others and another one."""
+        with connections:
+            while True:
                 try:
-                    watch, holding = self._connect(connections)
-                    holding.outside |= left
-                    returned = _alone(watch)
-                except (CDCBackupError, psycopg.Error):
-                    returned = False
-                if not returned:
-                    connections.close()
-                    if self.over.wait(_RETRY):
-                        return
+                    self._look_on(holding)
+                    holding.end()
+                    return
+                except (CDCBackupError, psycopg.Error) as error:
+                    why = f"the guard lost its connection at {time.strftime('%H:%M:%S')}: {one_line(str(error))}"
+                except Exception as error:  # noqa: BLE001 - a bug of ours must not look like a table that was held
+                    self.gaps |= dict.fromkeys(self._tables, f"the guard failed: {error!r}")
+                    return
+                if not self._mend(connections, holding, why):
+                    return
 
-    def _look_on(self, watch: Connection, holding: Holding) -> None:
+    def _mend(self, connections: ExitStack, holding: Holding, why: str) -> bool:
+        """Replace the connections that are lost, while the others hold what they hold; False once all is over."""
+        gone, refused = holding.mend(), False
+        while True:
+            self.gaps = {**dict.fromkeys(gone, why), **self.gaps}
+            with suppress(CDCBackupError, psycopg.Error):
+                if not holding.watch.closed:
+                    return True
+                watch = self._connect(connections)
+                if _alone(watch):
+                    holding.watch = watch
+                    return True
+                watch.close()
+                # At first it may be the session that we lost. Another guard and we would wait for each other.
+                gone, refused = holding.leave() if refused else gone, True
+            if self.over.wait(_RETRY):
+                self.gaps = {**dict.fromkeys(holding.leave(), why), **self.gaps}
+                return False
+
+    def _look_on(self, holding: Holding) -> None:
         """Look who waits for us, until the command and all that it left on the server have ended."""
         deadline = None
         while True:
             began = time.monotonic()
             over = self.over.is_set()
-            waiting = find_waiting(watch, holding.pids, holding.held)
+            waiting = find_waiting(holding.watch, holding.pids, holding.held)
             looked = time.monotonic() - began
             if ending := {pid for waits in waiting if waits.oid is None for pid in waits.blockers}:
                 holding.renew(ending)
-            let_go = self._see_to(watch, holding, [waits for waits in waiting if waits.oid in holding.held], began)
+            let_go = self._see_to(holding, [waits for waits in waiting if waits.oid in holding.held], began)
             regained = holding.regain()
             self._note_regained(regained)
             self.gaps |= dict.fromkeys(holding.slipped, "it was renamed, and gone before it could be held again")
             # Who makes a partition has to have the partitioned table for himself.
             if began > self._look_again_at or any(self._tables[oid].kind is Kind.PARTITIONED for oid in regained):
-                self._adopt(watch, holding)
+                self._adopt(holding)
             now = time.monotonic()
             if over and not waiting:
                 return
@@ -223,12 +229,12 @@ class Guard:
             if not let_go:
                 holding.pause(max(_PAUSE, _SHARE * looked))
 
-    def _see_to(self, watch: Connection, holding: Holding, waiting: Sequence[Waiting], seen: float) -> bool:
+    def _see_to(self, holding: Holding, waiting: Sequence[Waiting], seen: float) -> bool:
         """Let those statements go on that wait for nobody but us; whether any did."""
         ready: dict[int, Waiting] = {}
         for waits in waiting:
             assert waits.oid is not None  # noqa: S101 - these wait for a table
-            if waits.blockers <= holding.pids and not self._refused(watch, holding, waits, waits.oid):
+            if waits.blockers <= holding.pids and not self._refused(holding, waits, waits.oid):
                 ready[waits.oid] = waits
         if not ready:
             self._stuck_since = None
@@ -244,12 +250,10 @@ class Guard:
                 holding.look_again()
                 return False
         except (BackupError, OSError, psycopg.Error) as error:
-            if holding.broken or watch.closed:
+            if holding.broken:
                 raise
             for oid, waits in ready.items():
-                self._refused(
-                    watch, holding, waits, oid, f"what is new in it could not be saved: {one_line(str(error))}"
-                )
+                self._refused(holding, waits, oid, f"what is new in it could not be saved: {one_line(str(error))}")
             return False
         self._stuck_since = None
         self.gaps |= {oid: done.missed for oid, done in saved.items() if done.missed}
@@ -272,7 +276,7 @@ class Guard:
         self.gaps |= {oid: why for oid in letting if oid not in ready}
         return letting
 
-    def _refused(self, watch: Connection, holding: Holding, waits: Waiting, oid: int, unsaved: str = "") -> bool:
+    def _refused(self, holding: Holding, waits: Waiting, oid: int, unsaved: str = "") -> bool:
         """Decide, once for each statement and table, whether it may have it; cancel the statement if not.
 
         What was decided against, and may not be cancelled by this role, goes on, because it is saved. What is
@@ -288,9 +292,9 @@ class Guard:
         if not why:
             return False
         # While a person thinks the statement may give up, and its process run another.
-        if new and key not in {_key(w, oid) for w in find_waiting(watch, holding.pids, [oid])}:
+        if new and key not in {_key(w, oid) for w in find_waiting(holding.watch, holding.pids, [oid])}:
             return True
-        if not self._cancel(watch, waits.pid):
+        if not self._cancel(holding.watch, waits.pid):
             statement = f"{one_line(waits.query)[:100]!r} (process {waits.pid})"
             what = f"{statement} wants {self._tables[oid]}, and cannot be cancelled"
             if not saving:
@@ -313,9 +317,9 @@ class Guard:
             return False
         return True
 
-    def _adopt(self, watch: Connection, holding: Holding) -> None:
+    def _adopt(self, holding: Holding) -> None:
         """Hold tables, partitions above all, that were made since."""
-        new = {t.oid: t for t in self._find(watch) if t.oid not in self._tables and t.kind is not Kind.FOREIGN}
+        new = {t.oid: t for t in self._find(holding.watch) if t.oid not in self._tables and t.kind is not Kind.FOREIGN}
         self._tables |= new
         holding.outside |= new
         self._look_again_at = time.monotonic() + _ADOPTION

@@ -1,5 +1,6 @@
 """A database: how to reach it, for psycopg and for PostgreSQL's own programs."""
 
+import logging
 import os
 import string
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,9 @@ from backup.postgres.connection_string import libpq_defaults, read_connection_st
 from backup.postgres.no_connection import tell_cause, tell_remedy
 from backup.postgres.pooler import why_not_ours
 from backup.postgres.private_file import private_file
+
+# A lost connection is told by us; of a library that nobody listens to, Python prints the warnings on stderr.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 APPLICATION_NAME = "cdc-backup"
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from backup.errors import DatabaseError
-from backup.postgres.locks import Holder, Standing, find_standing, wait_until_queued
+from backup.postgres.locks import Holder, Standing, find_standing, is_lost, wait_until_queued
 from backup.postgres.tables import Connection, Table
 
 _CONNECTIONS = 8
@@ -25,12 +25,12 @@ class Holding:
     deadlock. `outside` are the tables that were let go and may come back. A connection that holds nothing stands in
     the queue for each from before it is let go, so that it is ours again when the transaction that took it ends.
     A queue is for a name: `slipped` are those that outlived their statement under another one, and then were gone
-    before we could hold them again.
+    before we could hold them again. `watch` holds nothing, and looks.
     """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
-        self._watch = connect()
+        self.watch = connect()
         self._holders = [Holder(connect()) for _ in range(1 + _READY)]
         self.outside: dict[int, Table] = {}
         self.slipped: set[int] = set()
@@ -44,7 +44,7 @@ class Holding:
     @property
     def broken(self) -> bool:
         """Whether one of the connections is lost."""
-        return self._watch.closed or any(holder.connection.closed for holder in self._holders)
+        return self.watch.closed or any(holder.connection.closed for holder in self._holders)
 
     @property
     def held(self) -> dict[int, Table]:
@@ -65,7 +65,7 @@ class Holding:
         with_others = {oid for holder in self._holders if holder not in letting for oid in holder.held}
         if not self._pass_on(letting, {*oids, *with_others}):
             return False
-        standing = find_standing(self._watch, oids)
+        standing = find_standing(self.watch, oids)
         tables = {
             oid: (holder, _named(table, standing[oid]))
             for holder in letting
@@ -82,7 +82,7 @@ class Holding:
             for holder in queued:
                 holder.let_go()
             raise
-        wait_until_queued(self._watch, [holder.pid for holder in queued])
+        wait_until_queued(self.watch, [holder.pid for holder in queued])
         for holder in letting:
             holder.let_go()
         self.outside |= {oid: table for oid, (_, table) in tables.items()}
@@ -97,12 +97,40 @@ class Holding:
             holder.let_go()
         return passed_on
 
+    def mend(self) -> dict[int, Table]:
+        """Give up the connections that are lost, or all but `watch` where none is: so something else is wrong.
+
+        What they held and nobody holds now may come back; these are those tables.
+        """
+        lost = [holder for holder in self._holders if is_lost(holder.connection, waiting=holder.awaited is not None)]
+        if is_lost(self.watch):
+            self.watch.close()
+        elif not lost:
+            return self.leave()
+        self._holders = [holder for holder in self._holders if holder not in lost]
+        for holder in lost:
+            holder.connection.close()
+        held = self.held
+        gone = {oid: table for holder in lost for oid, table in holder.held.items() if oid not in held}
+        self.outside |= gone
+        self._make_ready()
+        return gone
+
+    def leave(self) -> dict[int, Table]:
+        """Give up all connections but `watch`, and what they hold: that may come back."""
+        gone = self.held
+        for holder in self._holders:
+            holder.connection.close()
+        self._holders = []
+        self.outside |= gone
+        return gone
+
     def regain(self) -> dict[int, Standing]:
         """Hold again what outlived the statement that took it: how it stands now, by OID."""
         back = {table.oid for holder in self._holders if (table := holder.arrived())}
         if not self.outside:
             return {}
-        standing = find_standing(self._watch, list(self.outside))
+        standing = find_standing(self.watch, list(self.outside))
         self.slipped |= self._astray - standing.keys()
         self._astray |= {holder.missed.oid for holder in self._holders if holder.missed} & standing.keys()
         for holder in self._holders:
@@ -133,14 +161,15 @@ class Holding:
 
     def look_again(self) -> None:
         """Learn the names that the tables have by now: that of a schema changes without a lock on its tables."""
-        standing = find_standing(self._watch, list(self.held))
+        standing = find_standing(self.watch, list(self.held))
         for holder in self._holders:
             holder.held = {oid: _named(table, standing[oid]) for oid, table in holder.held.items() if oid in standing}
 
     @property
     def _main(self) -> Holder:
         """Who holds the most."""
-        return max((holder for holder in self._holders if not holder.awaited), key=lambda holder: len(holder.held))
+        able = [holder for holder in self._holders if not holder.awaited]
+        return max(able, key=lambda holder: len(holder.held)) if able else self._spare()
 
     def _spare(self) -> Holder:
         spare = next((holder for holder in self._holders if holder.free), None)

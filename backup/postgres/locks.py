@@ -90,6 +90,21 @@ def find_standing(connection: Connection, oids: Collection[int]) -> dict[int, St
     }
 
 
+def is_lost(connection: Connection, *, waiting: bool = False) -> bool:
+    """Whether the connection is gone, or its transaction failed, and with either its locks.
+
+    The server is asked, unless the connection is `waiting` for an answer.
+    """
+    try:
+        if waiting:
+            connection.pgconn.consume_input()
+        else:
+            connection.execute("select")
+    except psycopg.Error:
+        return True
+    return False
+
+
 def wait_until_queued(connection: Connection, pids: Collection[int]) -> None:
     """Wait until each of the processes stands in the queue for its lock, or has it; not longer than they need."""
     for _ in range(_LOOKS):
@@ -156,13 +171,16 @@ class Holder:
 
     def let_go(self) -> None:
         """End the transaction, and with it every lock; a lock that is waited for is waited for no more."""
-        if self.awaited is not None:
-            self.connection.cancel_safe()
-            while self.connection.pgconn.get_result() is not None:
-                pass
-            self.awaited = None
-        self.connection.execute("rollback")
-        self.held = {}
+        try:
+            if self.awaited is not None:
+                self.connection.cancel_safe()
+                while self.connection.pgconn.get_result() is not None:
+                    pass
+            self.connection.execute("rollback")
+        except psycopg.Error:
+            if not self.connection.closed:  # the server ended the transaction of a lost one
+                raise
+        self.awaited, self.held = None, {}
 
     def queue(self, table: Table) -> None:
         """Stand in the queue for a table that another one has for himself; `arrived` tells when it is ours.
