@@ -138,12 +138,13 @@ def guarded(database: FreshDatabase, root: Path, compression: Compression | None
             jobs=2,
             compression=compression,
         )
+        horizon = taken.horizon
     return Guarded(
         database=database,
         session=session,
         tables={table.name: table for table in taken.tables},
         rows={oid: count.rows for oid, count in taken.counts.items()},
-        horizon=taken.horizon,
+        horizon=horizon,
         writer=DeltaWriter(session),
     )
 

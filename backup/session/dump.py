@@ -15,7 +15,7 @@ from backup.postgres.dependents import FUNCTIONS
 from backup.postgres.snapshot import Count, Snapshot
 from backup.postgres.surroundings import Surroundings
 from backup.postgres.tables import Table
-from backup.session.rows import RowsCounted, count_copied, count_inserted, counting
+from backup.session.rows import count_copied, count_inserted
 
 LARGEST_STATEMENT = 16 * 1024 * 1024
 """Bytes of INSERT text. psql holds a whole statement, some three times over, and one of over a gigabyte
@@ -104,7 +104,7 @@ def dump_tables(
     target, in_main = folder / "main", waiting.pop(main_layout, [])
     with ThreadPoolExecutor(max_workers=1) as background:
         need_entries = background.submit(_dump_needs, run_pg_dump, surroundings, folder / "needs")
-        entries, counted = run_pg_dump(
+        entries = run_pg_dump(
             target,
             *_format(main_layout),
             *_patterns("--table", snapshot.tables),
@@ -112,21 +112,19 @@ def dump_tables(
             *_patterns("--exclude-table-data", [table for tables in waiting.values() for table in tables]),
         )
         _refuse_gaps(snapshot, entries, target)
-        rows = measure(in_main, snapshot, entries, counted, main_layout, waiting)
+        rows = measure(in_main, snapshot, entries, target, main_layout, waiting)
         while waiting:
             rows_per_insert = max(waiting)
             tables, target = waiting.pop(rows_per_insert), folder / f"rows-{rows_per_insert}"
-            archive, counted = run_pg_dump(
-                target, "--data-only", *_format(rows_per_insert), *_patterns("--table", tables)
-            )
-            rows |= measure(tables, snapshot, archive, counted, rows_per_insert, waiting)
+            archive = run_pg_dump(target, "--data-only", *_format(rows_per_insert), *_patterns("--table", tables))
+            rows |= measure(tables, snapshot, archive, target, rows_per_insert, waiting)
         return Dump(entries=entries, need_entries=need_entries.result(), rows=rows)
 
 
 def _run_pg_dump(
     snapshot: Snapshot, database: Database, clients: Clients, jobs: int, folder: Path, *arguments: str
-) -> tuple[tuple[Entry, ...], RowsCounted]:
-    """One pg_dump into `folder`, inside the snapshot; its table of contents, and its rows, counted meanwhile."""
+) -> tuple[Entry, ...]:
+    """One pg_dump into `folder`, inside the snapshot; its table of contents."""
     differing = snapshot.connection.execute(
         "select s.name, s.value from unnest(%s::text[], %s::text[]) as s (name, value)"
         " where current_setting(s.name) <> s.value",
@@ -134,38 +132,37 @@ def _run_pg_dump(
     ).fetchall()
     given = database.environment().get("PGOPTIONS", "")
     options = " ".join([given, *(f"-c {name}={value}" for name, value in differing)]).strip()
-    with counting(folder, copied="--column-inserts" not in arguments) as counted:
-        clients.pg_dump(
-            database,
-            "--format=directory",
-            f"--jobs={jobs}",
-            "--compress=0",
-            "--no-sync",
-            "--encoding=UTF8",
-            f"--lock-wait-timeout={_LOCK_WAIT_MILLISECONDS}",
-            f"--snapshot={snapshot.id}",
-            *arguments,
-            target=folder,
-            # A setting of the database or the role would show in the text; a scratch database does not have it.
-            variables={"PGTZ": "UTC", **({"PGOPTIONS": options} if options else {})},
-        )
-    return read_archive(folder), counted
+    clients.pg_dump(
+        database,
+        "--format=directory",
+        f"--jobs={jobs}",
+        "--compress=0",
+        "--no-sync",
+        "--encoding=UTF8",
+        f"--lock-wait-timeout={_LOCK_WAIT_MILLISECONDS}",
+        f"--snapshot={snapshot.id}",
+        *arguments,
+        target=folder,
+        # A setting of the database or the role would show in the text; a scratch database does not have it.
+        variables={"PGTZ": "UTC", **({"PGOPTIONS": options} if options else {})},
+    )
+    return read_archive(folder)
 
 
 def _dump_needs(
-    run_pg_dump: Callable[..., tuple[tuple[Entry, ...], RowsCounted]], surroundings: Surroundings, folder: Path
+    run_pg_dump: Callable[..., tuple[Entry, ...]], surroundings: Surroundings, folder: Path
 ) -> tuple[Entry, ...]:
     """The definitions of all that is no table, where any table needs some of it, or a function hangs on one."""
     needs = any(need.sequence is None for needs in surroundings.needs.values() for need in needs)
     functions = any(dependent.kind in FUNCTIONS for dependent in surroundings.dependents)
-    return run_pg_dump(folder, "--schema-only", "--exclude-table=*.*")[0] if needs or functions else ()
+    return run_pg_dump(folder, "--schema-only", "--exclude-table=*.*") if needs or functions else ()
 
 
 def _measure(
     tables: Sequence[Table],
     snapshot: Snapshot,
     archive: tuple[Entry, ...],
-    counted: RowsCounted,
+    folder: Path,
     rows_per_insert: int,
     again: dict[int, list[Table]],
     *,
@@ -179,10 +176,11 @@ def _measure(
     measured = {}
     for table in tables:
         entry = entries.get(table.oid)
-        if entry is None or not (counted.folder / entry.file).is_file():
+        if entry is None or not (folder / entry.file).is_file():
             raise BackupError(f"pg_dump wrote nothing of {table}, which has rows.")
-        file = counted.folder / entry.file
-        written = counted.end(file)
+        file = folder / entry.file
+        # Now, and not while it was written: what counts is what lies on the disk.
+        written = count_inserted(file) if rows_per_insert else count_copied(file)
         expected = snapshot.counts[table.oid].rows
         if written.rows != expected:
             raise BackupError(

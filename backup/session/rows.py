@@ -2,12 +2,7 @@
 
 import hashlib
 import re
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from backup.errors import BackupError
@@ -21,8 +16,6 @@ _ROW_COPIED = re.compile(rb"[^\n]*+\n")
 _TAB, _SEMICOLON, _I = b"\t;I"
 _COPY_END = b"\\.\n\n\n"
 _CHUNK = 1024 * 1024
-_LOOK_EVERY = 0.2
-"""Seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +27,7 @@ class Written:
 
 
 class Counting:
-    r"""Counts the rows of a file exactly, piece by piece, also while it is still being written.
+    r"""Counts the rows of a file exactly, piece by piece.
 
     With `copied` it is COPY text: a line each, for a line end inside of a value is written `\n`. Else it is
     pg_dump's INSERT statements. One of several rows is a line `INSERT INTO … VALUES` and a line `\t(…)` for each
@@ -94,46 +87,6 @@ class Counting:
                 if self._in_statement > 1:
                     self._largest = max(self._largest, at + end - self._begin)
         self._rest = data[end:]
-
-
-class RowsCounted:
-    """The rows of the files in a folder that pg_dump fills."""
-
-    def __init__(self, folder: Path, *, copied: bool) -> None:
-        self.folder = folder
-        self._counting = partial(Counting, copied=copied)
-        self._files: dict[Path, Counting] = {}
-
-    def catch_up(self) -> None:
-        """Count what is there by now."""
-        for path in self.folder.glob("*.dat"):
-            if path.stem.isdigit():  # not its own table of contents
-                self._of(path).catch_up()
-
-    def end(self, path: Path) -> Written:
-        """The rows of a file that is whole now; as `Counting.end`."""
-        return self._of(path).end()
-
-    def _of(self, path: Path) -> Counting:
-        return self._files.setdefault(path, self._counting(path))
-
-
-@contextmanager
-def counting(folder: Path, *, copied: bool) -> Iterator[RowsCounted]:
-    """Count the rows that a pg_dump in the block writes into the folder, as they come."""
-    counted, over = RowsCounted(folder, copied=copied), threading.Event()
-
-    def keep_up() -> None:
-        while not over.wait(_LOOK_EVERY):
-            counted.catch_up()
-
-    with ThreadPoolExecutor(max_workers=1) as threads:
-        kept_up = threads.submit(keep_up)
-        try:
-            yield counted
-        finally:
-            over.set()
-        kept_up.result()
 
 
 def count_inserted(path: Path) -> Written:
