@@ -6,16 +6,17 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import docker
 from docker.errors import DockerException, ImageNotFound
@@ -38,7 +39,7 @@ _TOOLS = ("sh", "mkdir", "rm", "ls", "cat", "chown", "sleep", "env")
 _PATIENCE = 60
 
 _SHARED = Path(tempfile.gettempdir()) / "cdc-backup-tests-engine"
-"""Where the one engine is that all tests of this machine share: `engine-…` folders, and two locks.
+"""Where the one engine is that all tests of this machine share: its folder `engine-…`, and two locks.
 
 Who holds `door` may start or end an engine; who uses it holds `users` with others.
 """
@@ -71,55 +72,71 @@ def started_engine() -> Iterator[tuple["DockerClient", str]]:
     if os.geteuid() != 0:
         lacking("containers (no Docker engine answers, and only root can start one)")
     _SHARED.mkdir(mode=0o700, exist_ok=True)
-    with (_SHARED / "door").open("w") as door, (_SHARED / "users").open("w") as users, ExitStack() as stack:
+    with (_SHARED / "door").open("w") as door, (_SHARED / "users").open("w") as users:
         fcntl.flock(door, fcntl.LOCK_EX)
-        address = next((one for one in map(_address, _SHARED.glob("engine-*")) if _answers(one)), None)
-        if address is None:
-            address = stack.enter_context(_own_engine(dockerd, door, users))
-        fcntl.flock(users, fcntl.LOCK_SH)
-        fcntl.flock(door, fcntl.LOCK_UN)
-        with closing(docker.DockerClient(base_url=address, version="auto")) as client:
-            yield client, address
+        folder = next((one for one in _SHARED.glob("engine-*") if _answers(_address(one))), None)
+        try:
+            folder = folder or _start_engine(dockerd)
+            fcntl.flock(users, fcntl.LOCK_SH)
+            fcntl.flock(door, fcntl.LOCK_UN)
+            with closing(docker.DockerClient(base_url=_address(folder), version="auto")) as client:
+                yield client, _address(folder)
+        finally:
+            fcntl.flock(door, fcntl.LOCK_EX)
+            # Who leaves last ends it, whoever started it: nobody waits for anybody.
+            with suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _clear()
 
 
-@contextmanager
-def _own_engine(dockerd: str, door: IO[str], users: IO[str]) -> Iterator[str]:
-    """An engine that has the image; its address. It is started while `door` is held, and ended when nobody uses it."""
-    for left in _SHARED.glob("engine-*"):
-        _remove(left)
+def _start_engine(dockerd: str) -> Path:
+    """The folder of a new engine that has the image."""
+    _clear()
     # The name of a socket must be short.
     folder = Path(tempfile.mkdtemp(prefix="engine-", dir=_SHARED))
-    log = folder / "log"
-    # Where a run of the tests is killed, its engine ends too.
-    setpriv = shutil.which("setpriv")
-    with log.open("wb") as said:
-        daemon = subprocess.Popen(
-            (
-                *((setpriv, "--pdeathsig=TERM") if setpriv else ()),
-                *(dockerd, f"--data-root={folder}/data", f"--exec-root={folder}/exec"),
-                *(f"--pidfile={folder}/pid", f"--host={_address(folder)}"),
-            ),
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
+    # No child of ours: it may outlive us.
+    started = subprocess.run(
+        (
+            *("sh", "-c", '"$@" >"$0" 2>&1 </dev/null & echo $!', str(folder / "log")),
+            *(dockerd, f"--data-root={folder}/data", f"--exec-root={folder}/exec"),
+            *(f"--pidfile={folder}/pid", f"--host={_address(folder)}"),
+        ),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        check=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + _PATIENCE
+    while not _answers(_address(folder)):
+        if not _lives(int(started.stdout)) or time.monotonic() > deadline:
+            lacking(f"containers (an engine does not start here: {_last_words(folder / 'log')})")
+        time.sleep(0.1)
+    with closing(docker.DockerClient(base_url=_address(folder), version="auto")) as client:
+        _make_image(client)
+    return folder
+
+
+def _clear() -> None:
+    """End the engine that nobody uses, also one that killed tests left, and remove its folder with all its mounts."""
+    for folder in _SHARED.glob("engine-*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            pid = int((folder / "pid").read_text())
+            if str(folder) in Path(f"/proc/{pid}/cmdline").read_text():
+                os.kill(pid, signal.SIGTERM)
+                deadline = time.monotonic() + _PATIENCE
+                while _lives(pid) and time.monotonic() < deadline:
+                    time.sleep(0.1)
+        mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for place in reversed([place for place in mounted if Path(place).is_relative_to(folder)]):
+            subprocess.run(("umount", "--lazy", place), check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
     try:
-        deadline = time.monotonic() + _PATIENCE
-        while not _answers(_address(folder)):
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                lacking(f"containers (an engine does not start here: {_last_words(log)})")
-            time.sleep(0.1)
-        with closing(docker.DockerClient(base_url=_address(folder), version="auto")) as client:
-            _make_image(client)
-        yield _address(folder)
-    finally:
-        fcntl.flock(users, fcntl.LOCK_UN)
-        fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(users, fcntl.LOCK_EX)
-        daemon.terminate()
-        daemon.wait(_PATIENCE)
-        _remove(folder)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -163,14 +180,6 @@ def _answers(address: str) -> bool:
     if client := _answering(address):
         client.close()
     return client is not None
-
-
-def _remove(folder: Path) -> None:
-    """An engine's folder, with what a killed one left mounted in it."""
-    mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    for place in reversed([place for place in mounted if Path(place).is_relative_to(folder)]):
-        subprocess.run(("umount", "--lazy", place), check=False)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_words(log: Path) -> str:
