@@ -49,11 +49,13 @@ def stand_guard(
         question = f"This statement is about to take {table}, and waits:\n  {_short(query)}\nLet it go on?"
         return "" if report.ask_meanwhile(question, guard.over) else "a person said no"
 
+    save = SaveNewer(writer=DeltaWriter(result.session), horizon=result.horizon, counts=result.counts)
     guard = Guard(
         database,
         result.tables,
         find=partial(find_tables, prefix=settings.prefix, schemas=settings.schemas),
-        save=SaveNewer(writer=DeltaWriter(result.session), horizon=result.horizon, counts=result.counts),
+        save=save,
+        save_ahead=save.ahead,
         decide=decide,
         tell=report.fail,
     )
