@@ -43,7 +43,7 @@ _FOLLOWED = 0.05
 """Seconds for which one transaction is followed from table to table, while nobody looks after others."""
 
 _QUICK = 0.01
-"""Seconds of saving after which it is asked whether the statement waits still."""
+"""Seconds of asking and saving after which it is looked whether the statement waits still."""
 
 _CALM = 0.2
 """Seconds without a table being let go after which what was prepared for the next is given up."""
@@ -300,7 +300,7 @@ class Guard:
 
         Unless that is `prepared` already, what one of many tables will want next is.
         """
-        ready: dict[int, Waiting] = {}
+        ready, began = dict[int, Waiting](), time.monotonic()
         for waits in waiting:
             assert waits.oid is not None  # noqa: S101 - these wait for a table
             if waits.blockers <= holding.pids and not self._refused(holding, waits, waits.oid):
@@ -310,7 +310,7 @@ class Guard:
             return []
         self._ready |= {_key(waits, oid): waits for oid, waits in ready.items()}
         self._stuck_since = self._stuck_since or seen
-        held, saved, began = holding.held, dict[int, Saved](), time.monotonic()
+        held, saved = holding.held, dict[int, Saved]()
         letting = self._letting(ready, waiting, held, seen)
         following = () if prepared else self._following(ready, held)
 

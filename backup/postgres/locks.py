@@ -24,7 +24,7 @@ where not l.granted and l.pid <> all (%s)
 # Without pg_locks, which lists every lock of the server: thousands, when many tables are taken.
 _AGAIN = """
 select pg_blocking_pids(pid), left(query, 1000), query_start::text, wait_event is not distinct from 'relation'
-from pg_stat_activity where pid = %s and xact_start::text = %s
+from pg_stat_get_activity(%s) where xact_start::text = %s
 """
 
 _BLOCKERS = "select pg_blocking_pids(%s)"
