@@ -410,6 +410,7 @@ class Guard:
             return False
         # While a person thinks the statement may give up, and its process run another.
         if new and key not in {_key(w, oid) for w in find_waiting(holding.watch, holding.pids, [oid])}:
+            self._strike(waits, oid, waited=waits.seconds, gave_up=True)
             return True
         if not self._cancel(holding.watch, waits.pid):
             statement = f"{one_line(waits.query)[:100]!r} (process {waits.pid})"
