@@ -8,7 +8,7 @@ from typing import Any
 
 from backup.errors import ExitCode
 from backup.migration.faults import Fault
-from backup.migration.guard import Strike
+from backup.migration.guard import Strike, held_up
 from backup.migration.rehearsal import Forecast
 from backup.migration.verdict import Verdict
 from backup.postgres.newer import Horizon
@@ -189,9 +189,11 @@ class Result:
                         "rows_saved": strike.rows,
                         "waited_ms": round(strike.waited * 1000),
                         "refused": strike.refused or None,
+                        "gave_up": strike.gave_up,
                     }
                     for strike in self.strikes
                 ],
+                "held_up_ms": round(held_up(self.strikes) * 1000),
                 "gaps": [{"table": name, "reason": reason} for name, reason in self.unguarded.items()],
             }
         if self.forecast is not None:

@@ -220,7 +220,14 @@ class SafeRun:
             raise DestroyedError(
                 sentence,
                 untouched=failure and f"It also failed: {failure}",
-                remedy=ways_back(verdict, faults, self.result.session, restore=self.restore, named=self.named),
+                remedy=ways_back(
+                    verdict,
+                    faults,
+                    self.result.session,
+                    restore=self.restore,
+                    named=self.named,
+                    unguarded=self.result.unguarded.keys(),
+                ),
             )
         if failure:
             changed = any(v.is_loss for v in verdict)

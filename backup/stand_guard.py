@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from backup.migration.guard import Guard, Saved, Strike
+from backup.migration.guard import Guard, Saved, Strike, held_up
 from backup.migration.save_newer import SaveNewer
 from backup.migration.verdict import Change
 from backup.postgres.database import Database
@@ -20,6 +20,8 @@ from backup.settings import OnDestroy, Settings
 _SHOWN = 200
 _DROPS = re.compile(r"\bdrop\s+(table|schema|owned|extension|foreign\s+table)\b", re.IGNORECASE)
 _TRUNCATES = re.compile(r"\btruncate\b", re.IGNORECASE)
+_NAMED = 3
+"""Tables of a statement that are named when it wanted many."""
 
 
 @contextmanager
@@ -67,11 +69,13 @@ def stand_guard(
         allowed.add(table.oid)
         return ""
 
+    save = SaveNewer(writer=DeltaWriter(result.session), horizon=result.horizon, counts=result.counts)
     guard = Guard(
         database,
         result.tables,
         find=partial(find_tables, prefix=settings.prefix, schemas=settings.schemas),
-        save=SaveNewer(writer=DeltaWriter(result.session), horizon=result.horizon, counts=result.counts),
+        save=save,
+        save_ahead=save.ahead,
         decide=decide,
         tell=report.fail,
     )
@@ -81,8 +85,7 @@ def stand_guard(
     finally:
         result.strikes, result.gaps, result.unguarded = tuple(guard.strikes), dict(guard.gaps), guard.lost
         result.allowed = frozenset(allowed)
-        for strike in guard.strikes:
-            _tell(strike, report)
+        _tell(guard.strikes, report)
         for name, why in guard.lost.items():
             report.warn(f"  {visible(name)} was not guarded all the time: {why}")
 
@@ -141,14 +144,31 @@ def _save_nothing(_connection: Connection, _table: Table, _now: Table) -> Saved:
     return Saved(rows=0)
 
 
-def _tell(strike: Strike, report: Report) -> None:
-    what = f"{visible(_short(strike.query))!r} wanted {visible(strike.table)} and waited {strike.waited * 1000:,.0f} ms"
-    if strike.refused:
-        report.warn(f"Guard: {what}. It was cancelled: {strike.refused}.")
-    elif strike.rows:
-        report.say(f"Guard: {what}, until {plural(strike.rows, 'row')} that the backup does not have were saved.")
-    else:
-        report.say(f"Guard: {what}; there was nothing in it that the backup does not have.")
+def _tell(strikes: Sequence[Strike], report: Report) -> None:
+    """Say what wanted the tables, a sentence for each statement, and how long the guard held up a writer for that."""
+    said: dict[tuple[str, str, str, bool], list[Strike]] = {}
+    for strike in strikes:
+        said.setdefault((strike.transaction, strike.query, strike.refused, strike.gave_up), []).append(strike)
+    for (_, query, refused, gave_up), some in said.items():
+        names = [visible(name) for name in dict.fromkeys(strike.table for strike in some)]
+        more = f" and {len(names) - _NAMED} more tables" if len(names) > _NAMED + 1 else ""
+        wanted = ", ".join(names[:_NAMED] if more else names) + more
+        waited, rows = sum(strike.waited for strike in some), sum(strike.rows for strike in some)
+        what = f"{visible(_short(query))!r} wanted {wanted} and waited {waited * 1000:,.0f} ms"
+        if gave_up:
+            report.warn(
+                f"Guard: {what}. Then it gave up, while the guard held what it wanted. "
+                "A longer lock_timeout or statement_timeout lets it wait; backup.guard: off does without the guard."
+            )
+        elif refused:
+            report.warn(f"Guard: {what}. It was cancelled: {refused}.")
+        elif rows:
+            report.say(f"Guard: {what}, until {plural(rows, 'row')} that the backup does not have were saved.")
+        else:
+            them = "it" if len(names) == 1 else "them"
+            report.say(f"Guard: {what}; there was nothing in {them} that the backup does not have.")
+    if strikes:
+        report.say(f"Guard: held up a writer for {held_up(strikes) * 1000:,.0f} ms at most.")
 
 
 def _short(query: str) -> str:

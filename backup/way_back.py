@@ -1,7 +1,7 @@
 """The verdict in words: one sentence at the end, and what a person types to get back what was lost."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from backup.migration.faults import Fault, Part
 from backup.migration.verdict import Change, Verdict
@@ -45,14 +45,20 @@ def ways_back(
     *,
     restore: str,
     named: Sequence[str],
+    unguarded: Collection[str] = (),
 ) -> str:
     """What brings back what was lost and not announced: commands, each with its tables unless it is all; statements.
 
-    `restore` is what a person types to restore, `named` the options that lead to the same configuration.
+    `restore` is what a person types to restore, `named` the options that lead to the same configuration. Of the tables
+    (`schema.name`) that were `unguarded`, rows that were written after the backup may be nowhere.
     """
     lost = [v for v in verdicts if v.is_loss and not v.announced]
     destroyed = sum(v.is_loss for v in verdicts)
     ways = list(_restores(lost, destroyed, session, restore, named)) if session else []
+    if doubtful := [name for v in lost if (name := f"{v.schema}.{v.name}") in unguarded]:
+        ways.append(
+            f"Rows that were written to {', '.join(map(visible, doubtful))} after the backup may be missing then."
+        )
     if lost and session is None:
         ways.append("There is no backup of it: --without-backup was given.")
     if any(v.change is Change.RENAMED for v in lost):

@@ -219,6 +219,19 @@ def test_a_compressed_session_and_its_delta_come_back_together(
     assert everything(database) == definitions
 
 
+def test_of_many_rows_that_came_while_an_older_transaction_is_open_only_the_newer_are_saved(
+    database: FreshDatabase, tmp_path: Path
+) -> None:
+    database.execute("create table _cdc_many (id int); create table other (id int)")
+    with database.connect() as running:
+        running.execute("begin; insert into other values (1)")
+        database.execute("insert into _cdc_many select generate_series(1, 100001)")
+        saved = guarded(database, tmp_path)
+        database.execute("insert into _cdc_many values (-1)")
+        saved.save()
+    assert saved.delta.rows == 1
+
+
 def test_an_older_server_and_its_own_psql_bring_back_both(machine_server: Server, tmp_path: Path) -> None:
     with fresh_database(machine_server) as database:
         database.execute("""

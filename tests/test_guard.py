@@ -1,20 +1,24 @@
 """The guard: while it stands, nothing that is written to a CDC table is lost without having been saved."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from backup.errors import BackupError
-from backup.migration.guard import ALONE, Guard, Saved
+from backup.migration.guard import ALONE, Guard, Saved, held_up
 from backup.postgres.database import Database
 from backup.postgres.embedded import Server
+from backup.postgres.holding import Holding
+from backup.postgres.locks import Waiting, find_waiting
 from backup.postgres.tables import Connection, Kind, Table, find_tables
 from tests.servers import FreshDatabase, fresh_database
 from tests.sessions import fresh_role, reached
@@ -39,6 +43,11 @@ class Kept:
 
     rows: dict[str, list[int]] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
+    ahead: list[list[str]] = field(default_factory=list)
+
+    def save_ahead(self, _connection: Connection, tables: Sequence[tuple[Table, Table]]) -> None:
+        """Note what was to be saved together, before it was wanted."""
+        self.ahead.append([table.name for table, _ in tables])
 
     def save(self, connection: Connection, table: Table, now: Table) -> Saved:
         """Read all rows of the table."""
@@ -66,7 +75,15 @@ def guarded(
     if tables is None:
         with database.connect() as connection:
             tables = find(connection)
-    guard = Guard(database, tables, find=find, save=kept.save, decide=decide, tell=kept.told.append)
+    guard = Guard(
+        database,
+        tables,
+        find=find,
+        save=kept.save,
+        save_ahead=kept.save_ahead,
+        decide=decide,
+        tell=kept.told.append,
+    )
     with guard.standing(5.0):
         yield guard
 
@@ -212,6 +229,41 @@ def test_many_tables_of_a_schema_are_saved_one_by_one(database: FreshDatabase) -
     assert guard.gaps == {}
 
 
+def test_a_statement_that_takes_many_tables_is_followed_and_what_it_will_want_is_saved_ahead(
+    database: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"_cdc_{number:03}" for number in range(200)]
+    database.execute("create schema s;" + "".join(f"create table s.{name} (id int);" for name in names))
+    looks = Counter[bool]()
+
+    def counted(*arguments: Any) -> tuple[Waiting, ...]:
+        found = find_waiting(*arguments)
+        looks[bool(found)] += 1
+        return found
+
+    monkeypatch.setattr("backup.migration.guard.find_waiting", counted)
+    kept = Kept()
+    with guarded(database, kept) as guard:
+        database.execute("drop schema s cascade")
+    assert len(guard.strikes) == 200
+    assert looks[True] < 150
+    # As many at a time as it has taken: few times for many.
+    assert {name for batch in kept.ahead for name in batch} >= set(names[10:])
+    assert max(map(len, kept.ahead)) > 50
+
+
+def test_a_writer_is_held_up_for_as_long_as_a_transaction_waits_for_all_that_it_wants(database: FreshDatabase) -> None:
+    database.execute(TABLES)
+    with guarded(database, Kept()) as guard, database.connect() as connection:
+        connection.execute("begin; drop table _cdc_a")
+        connection.execute("drop table _cdc_b")
+        connection.execute("commit; truncate _cdc_c_1")
+    together, alone = guard.strikes[:2], guard.strikes[2:]
+    assert [strike.table for strike in together] == ["public._cdc_a", "public._cdc_b"]
+    assert alone
+    assert held_up(guard.strikes) == max(sum(s.waited for s in together), sum(s.waited for s in alone))
+
+
 def test_a_statement_that_is_refused_is_cancelled_and_changes_nothing(database: FreshDatabase) -> None:
     database.execute(TABLES + "insert into _cdc_a values (1);")
     kept = Kept()
@@ -261,14 +313,18 @@ def test_a_statement_that_does_not_wait_as_long_as_the_copy_takes_fails_and_take
     kept = Slow()
     with guarded(database, kept) as guard, database.connect() as connection:
         connection.execute("set lock_timeout = '100ms'")
+        began = time.monotonic()
         with pytest.raises(psycopg.errors.LockNotAvailable):
             connection.execute("drop table _cdc_a")
+        lived = time.monotonic() - began
         gave_up.set()
         database.execute("insert into _cdc_a values (2)")
         connection.execute(f"set lock_timeout = '{PATIENCE}s'")
         connection.execute("drop table _cdc_a")
     assert kept.rows["_cdc_a"] == [1, 2]
     assert guard.gaps == {}
+    assert [(strike.gave_up, strike.rows) for strike in guard.strikes] == [(True, 0), (False, 2)]
+    assert guard.strikes[0].waited < lived
 
 
 def test_who_waits_for_others_as_well_gets_the_table_only_when_they_are_done(database: FreshDatabase) -> None:
@@ -481,3 +537,34 @@ def test_statements_that_still_wait_when_the_command_has_ended_are_seen_to(datab
             in_background(lambda: holding.execute("commit"))
         dropping.join(PATIENCE)
     assert kept.rows["_cdc_a"] == [1]
+
+
+def test_what_another_transaction_took_before_it_could_be_held_again_is_told(database: FreshDatabase) -> None:
+    names = [f"_cdc_{number}" for number in range(9)]
+    waiting = "select count(*) from pg_locks where not granted and mode = 'AccessExclusiveLock'"
+    database.execute("".join(f"create table {name} (id int);" for name in names))
+    with ExitStack() as connections, database.connect() as first, database.connect() as second:
+        holding = Holding(lambda: connections.enter_context(reached(database).connect()))
+        tables = {table.oid: table for table in find(holding.watch)}
+        assert holding.take(tables.values(), 5)
+        all_of_them = in_background(lambda: first.execute(f"begin; truncate {', '.join(names)}"))
+        while all_of_them.is_alive():
+            for waits in find_waiting(holding.watch, holding.pids, holding.held):
+                assert waits.oid is not None
+                assert holding.let_go([waits.oid], lambda *_: None, lambda: True)
+        for _ in range(2):
+            holding.regain()
+        queued = {oid for (oid,) in holding.watch.execute("select relation::int8 from pg_locks where not granted")}
+        last = max(tables.keys() - queued)  # there are not so many queues
+        truncating = in_background(lambda: second.execute(f"begin; truncate {tables[last].name}"))
+        while holding.watch.execute(waiting).fetchall() == [(0,)]:
+            pass
+        assert holding.slipped == {}
+        first.execute("commit")
+        truncating.join(PATIENCE)
+        holding.regain()
+        assert holding.slipped == {last: "another transaction took it before it could be held again"}
+        second.execute("commit")
+        while last not in holding.held:
+            holding.regain()
+        holding.end()

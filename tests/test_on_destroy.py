@@ -43,10 +43,29 @@ def test_what_was_announced_goes_on_and_only_that(project: Project) -> None:
     assert ended.code == 0, ended.said
     assert tables(project) == {"_cdc_empty"}
     assert [strike["refused"] for strike in value["guard"]["strikes"]] == [None, None]
+    assert f"'{DROP}' wanted public._cdc_users, public._cdc_roles and waited" in ended.stderr
+    assert value["guard"]["held_up_ms"] > 0
+    assert f"held up a writer for {value['guard']['held_up_ms']} ms at most" in ended.stderr
     elsewhere = "do $$ begin if current_database() not like 'cdc_scratch%' then drop table _cdc_empty; end if; end $$"
     value, ended = project.json("run-safe", "--yes", "--", *psql(project, elsewhere))
     assert ended.code == 5, ended.said
     assert tables(project) == {"_cdc_empty"}
+
+
+def test_a_statement_that_gave_up_before_the_guard_let_it_go_on_is_told_with_what_to_do(project: Project) -> None:
+    project.configure(rehearse="off", on_destroy="ask", mode="auto")
+    statements = ("set lock_timeout = '500ms'", "drop table _cdc_users")
+    with project.terminal(CDC_BACKUP, "run-safe", "--", *psql(project, *statements)) as shown:
+        shown.expect_exact("Let it go on? [y/n]")
+        shown.expect_exact("canceling statement due to lock timeout")
+        shown.sendline("y")
+        code, said = end(shown)
+    assert code == 5, said
+    told = " ".join(said.split())
+    assert "Then it gave up, while the guard held what it wanted." in told
+    assert "backup.guard: off" in told
+    assert "cancelled" not in told
+    assert tables(project) == {"_cdc_users", "_cdc_roles", "_cdc_empty"}
 
 
 def test_a_yes_lets_one_table_go_and_a_no_cancels_all_of_the_statement(project: Project) -> None:
@@ -151,6 +170,7 @@ def test_rows_that_no_restore_can_bring_in_are_kept_for_a_person_and_that_is_no_
     session = Path(value["session"])
     [kept] = session.with_name(f"{session.name}.delta").glob("*.aside.sql")
     assert kept.name in gap["reason"]
+    assert "Rows that were written to public._cdc_users after the backup may be missing then" in value["message"]
     assert "4\tjoe\t\\N\t777\n" in kept.read_text()
     back = project.cdc("restore", "--yes")
     assert back.code == 0

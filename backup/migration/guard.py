@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +13,8 @@ import psycopg
 from backup.errors import BackupError, CDCBackupError
 from backup.postgres.database import Database
 from backup.postgres.holding import Holding
-from backup.postgres.locks import Standing, Waiting, find_standing, find_waiting
-from backup.postgres.tables import Connection, Kind, Table
+from backup.postgres.locks import Standing, Waiting, find_standing, find_waiting, still_waits
+from backup.postgres.tables import Connection, Kind, Table, digest_names
 from backup.session.statements import one_line
 
 _PAUSE = 0.01
@@ -35,8 +36,26 @@ _AFTERWARDS = 30.0
 ALONE = 0x6364632D67756172
 """The advisory lock that keeps two guards of a database apart: each would wait for the other to let go."""
 
+_MANY = 3
+"""After so many tables a statement is taken for one that wants many: what it will want next is saved ahead of time."""
+
+_FOLLOWED = 0.05
+"""Seconds for which one transaction is followed from table to table, while nobody looks after others."""
+
+_QUICK = 0.01
+"""Seconds of asking and saving after which it is looked whether the statement waits still."""
+
+_CALM = 0.2
+"""Seconds without a table being let go after which what was prepared for the next is given up."""
+
+_SOON = 0.001
+"""Seconds between two looks right after a table was let go: its transaction may want another."""
+
 _ADOPTION = 1.0
 """Seconds between two looks for tables that were made meanwhile."""
+
+_BUSY = 5.0
+"""Seconds for which such a look is put off while tables are let go: it takes long where there are many."""
 
 _RETRY = 0.5
 """Seconds between two attempts to reach a server that is gone."""
@@ -56,6 +75,9 @@ Save = Callable[[Connection, Table, Table], Saved]
 Gets a connection that holds it, the table as it was backed up, and the same with the name that it has now.
 """
 
+SaveAhead = Callable[[Connection, Sequence[tuple[Table, Table]]], None]
+"""Saves what is new in tables that are likely to be taken next, all together; what it cannot save is left for then."""
+
 Decide = Callable[[str, int, Table], str]
 """Why a statement, of a process of the server, must not have the table; empty where it may."""
 
@@ -70,8 +92,9 @@ Tell = Callable[[str], None]
 class Strike:
     """A statement that wanted a CDC table for itself alone, and what became of it.
 
-    `table` is its name, `rows` is what was saved of it. For `waited` seconds the statement, and with it whoever
-    wanted to write to the table, was held up. `refused` says why it was cancelled; it is empty where it went on.
+    `table` is its name, `rows` is what was saved of it. For `waited` seconds, those for tables that it had got before
+    not counted, the statement was held up. `refused` says why it was cancelled; it is empty where it went on, or
+    `gave_up` by itself while the guard held the table. `transaction` is the same for all that one of them wanted.
     """
 
     query: str
@@ -79,6 +102,19 @@ class Strike:
     rows: int
     waited: float
     refused: str
+    gave_up: bool
+    transaction: str
+
+
+def held_up(strikes: Iterable[Strike]) -> float:
+    """Seconds for which a writer was held up by the guard at most.
+
+    A transaction keeps the tables that it has got, and who wants to write to its first waits for its last as well.
+    """
+    waited: dict[str, float] = {}
+    for strike in strikes:
+        waited[strike.transaction] = waited.get(strike.transaction, 0.0) + strike.waited
+    return max(waited.values(), default=0.0)
 
 
 class Guard:
@@ -89,7 +125,15 @@ class Guard:
     """
 
     def __init__(
-        self, database: Database, tables: Sequence[Table], *, find: Find, save: Save, decide: Decide, tell: Tell
+        self,
+        database: Database,
+        tables: Sequence[Table],
+        *,
+        find: Find,
+        save: Save,
+        save_ahead: SaveAhead = lambda _connection, _tables: None,
+        decide: Decide,
+        tell: Tell,
     ) -> None:
         self.strikes: list[Strike] = []
         self.gaps: dict[int, str] = {}
@@ -97,14 +141,20 @@ class Guard:
         self._tables = {table.oid: table for table in tables if table.kind is not Kind.FOREIGN}
         self._find = find
         self._save = save
+        self._save_ahead = save_ahead
         self._tell = tell
         self._decide = decide
         self._backed_up = frozenset(self._tables)
         self._files: dict[int, int | None] = {}
         self._decided: dict[tuple[int, str, int], str] = {}
         self._unsaved: set[tuple[int, str, int]] = set()
+        self._ready: dict[tuple[int, str, int], Waiting] = {}
+        self._taken: Counter[str] = Counter()
+        self._last = ""
+        self._let_go_at = 0.0
         self._stuck_since: float | None = None
         self._look_again_at = 0.0
+        self._digest = ""
         self.over = threading.Event()
 
     @property
@@ -156,6 +206,7 @@ class Guard:
                 remedy="Run this again, when nobody else changes them.",
             )
         self._files = {oid: now.file for oid, now in find_standing(watch, self._tables).items()}
+        self._digest = digest_names(watch)
 
     def _connect(self, connections: ExitStack) -> Connection:
         return connections.enter_context(self._database.connect())
@@ -208,15 +259,19 @@ class Guard:
             began = time.monotonic()
             over = self.over.is_set()
             waiting = find_waiting(holding.watch, holding.pids, holding.held)
-            looked = time.monotonic() - began
+            self._note_given_up(waiting, holding.held)
             if ending := {pid for waits in waiting if waits.oid is None for pid in waits.blockers}:
                 holding.renew(ending)
-            let_go = self._see_to(holding, [waits for waits in waiting if waits.oid in holding.held], began)
-            regained = holding.regain()
-            self._note_regained(regained)
-            self.gaps |= dict.fromkeys(holding.slipped, "it was renamed, and gone before it could be held again")
-            # Who makes a partition has to have the partitioned table for himself.
-            if began > self._look_again_at or any(self._tables[oid].kind is Kind.PARTITIONED for oid in regained):
+            # Before somebody else gets a table, what he took already of those that we could not queue for is seen.
+            strangers = any(waits.transaction != self._last for waits in waiting)
+            self._regain(holding, all_of_them=strangers or began > self._let_go_at + _FOLLOWED)
+            looked = time.monotonic() - began
+            for waits in self._see_to(holding, [waits for waits in waiting if waits.oid in holding.held], began):
+                self._follow(holding, waits)
+            calm = began > self._let_go_at + _CALM
+            if calm:
+                holding.gather(all_of_them=True)
+            if began > self._look_again_at + (0 if calm else _BUSY):
                 self._adopt(holding)
             now = time.monotonic()
             if over and not waiting:
@@ -226,41 +281,103 @@ class Guard:
                     if waits.oid is not None:
                         self.gaps[waits.oid] = f"{one_line(waits.query)[:100]} still waited for it when we left"
                 return
-            if not let_go:
-                holding.pause(max(_PAUSE, _SHARE * looked))
+            following = now < self._let_go_at + _FOLLOWED
+            holding.pause(_SOON if following else max(_PAUSE, _SHARE * looked))
 
-    def _see_to(self, holding: Holding, waiting: Sequence[Waiting], seen: float) -> bool:
-        """Let those statements go on that wait for nobody but us; whether any did."""
-        ready: dict[int, Waiting] = {}
+    def _follow(self, holding: Holding, waits: Waiting) -> None:
+        """Let a transaction that takes many tables have one after the other, without looking after all others."""
+        until = time.monotonic() + _FOLLOWED
+        while time.monotonic() < until:
+            wanted = holding.wanted_next(waits)
+            if wanted is None or not self._see_to(holding, [wanted], self._let_go_at, prepared=True):
+                return
+            waits = wanted
+
+    def _see_to(
+        self, holding: Holding, waiting: Sequence[Waiting], seen: float, *, prepared: bool = False
+    ) -> list[Waiting]:
+        """Let those statements go on that wait for nobody but us; these are they.
+
+        Unless that is `prepared` already, what one of many tables will want next is.
+        """
+        ready, began = dict[int, Waiting](), time.monotonic()
         for waits in waiting:
             assert waits.oid is not None  # noqa: S101 - these wait for a table
             if waits.blockers <= holding.pids and not self._refused(holding, waits, waits.oid):
                 ready[waits.oid] = waits
         if not ready:
             self._stuck_since = None
-            return False
+            return []
+        self._ready |= {_key(waits, oid): waits for oid, waits in ready.items()}
         self._stuck_since = self._stuck_since or seen
         held, saved = holding.held, dict[int, Saved]()
+        letting = self._letting(ready, waiting, held, seen)
+        following = () if prepared else self._following(ready, held)
 
-        def save(connection: Connection, now: Table) -> None:
+        def save(connection: Connection, now: Table, following: Sequence[Table]) -> None:
+            if following:
+                self._save_ahead(connection, [(self._tables[table.oid], table) for table in (now, *following)])
             saved[now.oid] = self._save(connection, self._tables[now.oid], now)
 
+        def still() -> bool:
+            quick = time.monotonic() < began + _QUICK
+            return quick or all(still_waits(holding.watch, waits) for waits in ready.values())
+
         try:
-            if not holding.let_go(self._letting(ready, waiting, held, seen), save):
+            if not holding.let_go(letting, save, still, following=following, named=prepared):
                 holding.look_again()
-                return False
+                return []
         except (BackupError, OSError, psycopg.Error) as error:
             if holding.broken:
                 raise
-            for oid, waits in ready.items():
+            # Where the names were not looked up again, the next look tells what is wrong.
+            for oid, waits in () if prepared else ready.items():
                 self._refused(holding, waits, oid, f"what is new in it could not be saved: {one_line(str(error))}")
-            return False
-        self._stuck_since = None
+            return []
+        self._stuck_since, self._let_go_at = None, time.monotonic()
         self.gaps |= {oid: done.missed for oid, done in saved.items() if done.missed}
         for oid, waits in ready.items():
-            waited, table = waits.seconds + time.monotonic() - seen, str(self._tables[oid])
-            self.strikes.append(Strike(query=waits.query, table=table, rows=saved[oid].rows, waited=waited, refused=""))
-        return True
+            self._taken[waits.transaction] += 1
+            self._last = waits.transaction
+            self._strike(waits, oid, waited=waits.seconds + self._let_go_at - seen, rows=saved[oid].rows)
+        return list(ready.values())
+
+    def _strike(
+        self, waits: Waiting, oid: int, *, waited: float, rows: int = 0, refused: str = "", gave_up: bool = False
+    ) -> None:
+        self._ready.pop(_key(waits, oid), None)
+        strike = Strike(
+            query=waits.query,
+            table=str(self._tables[oid]),
+            rows=rows,
+            waited=waited,
+            refused=refused,
+            gave_up=gave_up,
+            transaction=waits.transaction,
+        )
+        known = ((s.query, s.table, s.refused) for s in self.strikes)
+        if not refused or (strike.query, strike.table, refused) not in known:
+            self.strikes.append(strike)
+
+    def _note_given_up(self, waiting: Sequence[Waiting], held: Container[int]) -> None:
+        """Who waited for nobody but us, and waits no more without having been let go, has given up."""
+        still = {_key(waits, waits.oid) for waits in waiting if waits.oid is not None}
+        for key, waits in list(self._ready.items()):
+            if key[2] not in held:
+                del self._ready[key]
+            elif key not in still:
+                self._strike(waits, key[2], waited=waits.seconds, gave_up=True)
+
+    def _following(self, ready: Mapping[int, Waiting], held: Mapping[int, Table]) -> Sequence[int]:
+        """What a transaction that has taken some tables is likely to want next: as many more, in the order of OIDs.
+
+        So does DROP SCHEMA. What is saved of others than come then is no more than what it has had.
+        """
+        oid, waits = max(ready.items(), key=lambda item: self._taken[item[1].transaction])
+        number, schema = self._taken[waits.transaction], held[oid].schema
+        if number < _MANY:
+            return []
+        return sorted(held.keys() - ready.keys(), key=lambda o: (held[o].schema != schema, o < oid, o))[:number]
 
     def _letting(
         self, ready: Collection[int], waiting: Sequence[Waiting], held: Collection[int], now: float
@@ -293,6 +410,7 @@ class Guard:
             return False
         # While a person thinks the statement may give up, and its process run another.
         if new and key not in {_key(w, oid) for w in find_waiting(holding.watch, holding.pids, [oid])}:
+            self._strike(waits, oid, waited=waits.seconds, gave_up=True)
             return True
         if not self._cancel(holding.watch, waits.pid):
             statement = f"{one_line(waits.query)[:100]!r} (process {waits.pid})"
@@ -304,10 +422,7 @@ class Guard:
             why = f"{why}; it could not be cancelled by this role, so it was kept waiting"
             if new:
                 self._tell(f"{what} by this role, so it is kept waiting: {why}. End it, or make room.")
-        waited = waits.seconds + time.monotonic() - began
-        strike = Strike(query=waits.query, table=str(self._tables[oid]), rows=0, waited=waited, refused=why)
-        if all((s.query, s.table, s.refused) != (strike.query, strike.table, why) for s in self.strikes):
-            self.strikes.append(strike)
+        self._strike(waits, oid, waited=waits.seconds + time.monotonic() - began, refused=why)
         return True
 
     def _cancel(self, watch: Connection, pid: int) -> bool:
@@ -317,12 +432,24 @@ class Guard:
             return False
         return True
 
+    def _regain(self, holding: Holding, *, all_of_them: bool) -> None:
+        """Hold again what came back; all of it not always, for that takes a while when a statement takes many."""
+        regained = holding.regain(all_of_them=all_of_them)
+        self._note_regained(regained)
+        self.gaps |= holding.slipped
+        # Who makes a partition has to have the partitioned table for himself.
+        if any(self._tables[oid].kind is Kind.PARTITIONED for oid in regained):
+            self._adopt(holding)
+
     def _adopt(self, holding: Holding) -> None:
         """Hold tables, partitions above all, that were made since."""
+        self._look_again_at = time.monotonic() + _ADOPTION
+        if (digest := digest_names(holding.watch)) == self._digest:
+            return
         new = {t.oid: t for t in self._find(holding.watch) if t.oid not in self._tables and t.kind is not Kind.FOREIGN}
         self._tables |= new
         holding.outside |= new
-        self._look_again_at = time.monotonic() + _ADOPTION
+        self._digest = digest
 
     def _note_regained(self, regained: Mapping[int, Standing]) -> None:
         """A table that is held again with the file that it had lost nothing meanwhile."""

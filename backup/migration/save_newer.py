@@ -2,18 +2,32 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
+import psycopg
 from psycopg import sql
 
 from backup.errors import BackupError
 from backup.migration.guard import Saved
 from backup.postgres.fingerprint import count_and_fingerprint
-from backup.postgres.locks import find_standing
 from backup.postgres.newer import Horizon, newer_than
 from backup.postgres.snapshot import Count
-from backup.postgres.tables import Connection, Kind, Table, find_tables_by
+from backup.postgres.tables import Column, Connection, Kind, Table, shape
 from backup.session.delta import DeltaWriter, copied_columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Newer:
+    """What is new in a table by now: the rows that `where` chooses.
+
+    They are all its rows, or merged by key, where something else has changed than that they came (`merged`).
+    """
+
+    where: sql.Composable
+    rows: int
+    fingerprint: str
+    merged: bool
+    columns: tuple[Column, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +37,7 @@ class SaveNewer:
     writer: DeltaWriter
     horizon: Horizon
     counts: Mapping[int, Count]
+    _saved: dict[int, tuple[_Newer, Saved]] = field(default_factory=dict)
 
     def __call__(self, connection: Connection, table: Table, now: Table) -> Saved:
         """Save the rows that are newer; without a key, and rewritten since the snapshot, all of them.
@@ -36,31 +51,62 @@ class SaveNewer:
         """
         if table.kind is not Kind.ORDINARY:
             return Saved(rows=0)
-        [there] = find_tables_by(connection, [table.oid], [])
-        known = table.oid in self.counts
-        changed = {(c.name, c.type) for c in there.columns} != {(c.name, c.type) for c in table.columns}
-        where = newer_than(self.horizon, table)
-        rewritten = known and self._file(connection, table) != self.counts[table.oid].filenode
-        # Without a key nothing tells a row that was copied, by ALTER or VACUUM FULL, from one that is new.
-        whole = known and not table.key and (rewritten or self.horizon.noted[table.oid] is None)
-        if whole:
-            where = sql.SQL("true")
-        rows, fingerprint = self._look(connection, replace(now, columns=there.columns), where)
-        added = known and self.counts[table.oid].rows + _rows(fingerprint) == rows and not rewritten
-        newer = _rows(fingerprint)
-        if not newer:
+        newer = self._look(connection, [(table, now)])[table.oid]
+        before = self._saved.get(table.oid)
+        if before is None or before[0] != newer:
+            before = self._saved[table.oid] = (newer, self._save(connection, table, now, newer))
+        return before[1]
+
+    def ahead(self, connection: Connection, tables: Sequence[tuple[Table, Table]]) -> None:
+        """Save what is new in tables, unless that was done for the first; what fails is left for when one is taken."""
+        new = [(t, now) for t, now in tables if t.kind is Kind.ORDINARY and t.oid not in self._saved]
+        new = [(table, now) for table, now in new if table.oid in self.counts and shape(now) == shape(table)]
+        if tables[0][0].oid in self._saved or not new:
+            return
+        try:
+            with connection.transaction(), self.writer.together():
+                newer = self._look(connection, new)
+                saved = {t.oid: (newer[t.oid], self._save(connection, t, now, newer[t.oid])) for t, now in new}
+        except (BackupError, psycopg.Error):
+            return
+        self._saved.update(saved)
+
+    def _look(self, connection: Connection, tables: Sequence[tuple[Table, Table]]) -> dict[int, _Newer]:
+        """What is new in each, by OID."""
+        asked = _ask(connection, [(now, newer_than(self.horizon, table)) for table, now in tables])
+        looked = {}
+        for table, now in tables:
+            known, where, (rows, fingerprint, file) = table.oid in self.counts, None, asked[table.oid]
+            rewritten = known and file != self.counts[table.oid].filenode
+            # Without a key nothing tells a row that was copied, by ALTER or VACUUM FULL, from one that is new.
+            whole = known and not table.key and (rewritten or self.horizon.noted[table.oid] is None)
+            if whole:
+                where = sql.SQL("true")
+                rows, fingerprint, _ = _ask(connection, [(now, where)])[table.oid]
+            added = known and self.counts[table.oid].rows + _rows(fingerprint) == rows and not rewritten
+            looked[table.oid] = _Newer(
+                where=where or newer_than(self.horizon, table),
+                rows=_rows(fingerprint),
+                fingerprint=fingerprint,
+                merged=whole or (bool(table.key) and not added),
+                columns=now.columns,
+            )
+        return looked
+
+    def _save(self, connection: Connection, table: Table, now: Table, newer: _Newer) -> Saved:
+        if not newer.rows:
             return Saved(rows=0)
-        if known and not changed:
-            with self._copied(connection, now, copied_columns(table), where) as chunks:
-                self.writer.save(
-                    table, chunks, rows=newer, fingerprint=fingerprint, merged=whole or (bool(table.key) and not added)
-                )
-            return Saved(rows=newer)
-        columns = copied_columns(there)
-        with self._copied(connection, now, columns, where) as chunks:
+        known = table.oid in self.counts
+        if known and shape(now) == shape(table):
+            with self._copied(connection, now, copied_columns(table), newer.where) as chunks:
+                self.writer.save(table, chunks, rows=newer.rows, fingerprint=newer.fingerprint, merged=newer.merged)
+            return Saved(rows=newer.rows)
+        columns = copied_columns(now)
+        with self._copied(connection, now, columns, newer.where) as chunks:
             file = self.writer.keep_aside(now, columns, chunks)
         why = "its columns were changed meanwhile" if known else "it was made after the backup"
-        return Saved(rows=newer, missed=f"{why}, so no restore brings back by itself what {file} in the delta holds")
+        missed = f"{why}, so no restore brings back by itself what {file} in the delta holds"
+        return Saved(rows=newer.rows, missed=missed)
 
     @contextmanager
     def _copied(
@@ -73,23 +119,28 @@ class SaveNewer:
         with connection.cursor() as cursor, cursor.copy(query) as copied:
             yield map(bytes, copied)
 
-    def _file(self, connection: Connection, table: Table) -> int | None:
-        """The file of the table by now: another one since the snapshot, if it was truncated or rewritten."""
-        standing = find_standing(connection, [table.oid])
-        return standing[table.oid].file if table.oid in standing else None
 
-    def _look(self, connection: Connection, table: Table, where: sql.Composable) -> tuple[int, str]:
-        columns = [column.name for column in table.columns]
-        name = table.identifier.as_string(connection)
-        query = count_and_fingerprint(table.identifier, columns, where)
-        row = connection.execute(
-            sql.SQL("select rows, hash, to_regclass({}) = {}::pg_catalog.oid from ({}) as x (rows, hash)").format(
-                name, table.oid, query
-            )
-        ).fetchone()
-        if row is None or not row[2]:  # a schema changes its name without a lock on its tables
-            raise BackupError(f"{table} is another table now")
-        return row[0], row[1]
+def _ask(
+    connection: Connection, tables: Sequence[tuple[Table, sql.Composable]]
+) -> dict[int, tuple[int, str, int | None]]:
+    """How many rows each table has, the fingerprint of those that a condition chooses, and its file; by OID."""
+    query = sql.SQL(" union all ").join(
+        sql.SQL(
+            "select {oid}::pg_catalog.int8, rows, hash, pg_relation_filenode({oid}::pg_catalog.oid)::pg_catalog.int8,"
+            " to_regclass({name}) = {oid}::pg_catalog.oid from ({query}) as x (rows, hash)"
+        ).format(
+            oid=table.oid,
+            name=table.identifier.as_string(connection),
+            query=count_and_fingerprint(table.identifier, [column.name for column in table.columns], where),
+        )
+        for table, where in tables
+    )
+    found = {}
+    for oid, rows, fingerprint, file, named in connection.execute(query):
+        if not named:  # a schema changes its name without a lock on its tables
+            raise BackupError(f"{next(table for table, _ in tables if table.oid == oid)} is another table now")
+        found[oid] = (rows, fingerprint, file)
+    return found
 
 
 def _rows(fingerprint: str) -> int:

@@ -1,6 +1,6 @@
 """CDC tables in the catalog: which there are, what they look like, what keeps them from being read."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, LiteralString
@@ -150,6 +150,19 @@ where a.attrelid = any(%s::oid[]) and a.attnum > 0 and not a.attisdropped
 order by a.attrelid, a.attnum
 """
 
+_NAMES = """
+select concat_ws(' ', (select count(*)::text from pg_class where relkind in ('r', 'p', 'f')),
+       (select sum(hashtext(concat_ws(' ', oid, relnamespace, relname)))::text
+        from pg_class where relkind in ('r', 'p', 'f')),
+       (select sum(hashtext(concat_ws(' ', inhrelid, inhparent)))::text from pg_inherits),
+       (select sum(hashtext(concat_ws(' ', oid, nspname)))::text from pg_namespace))
+"""
+
+_SHAPES = """
+select attrelid::int8, array_agg(attname::text), array_agg(format_type(atttypid, atttypmod))
+from pg_attribute where attrelid = any(%s::oid[]) and attnum > 0 and not attisdropped group by attrelid
+"""
+
 _OBSTACLES = """
 select c.oid::int8,
        case
@@ -189,6 +202,24 @@ def find_tables_by(connection: Connection, oids: Sequence[int], names: Sequence[
     schemas, tables = zip(*names, strict=True) if names else ((), ())
     parameters = {"oids": list(oids), "schemas": list(schemas), "names": list(tables)}
     return _read(connection, _BY_IDENTITY, parameters)
+
+
+def digest_names(connection: Connection) -> str:
+    """Of all tables of the database and what they are called: another one when `find_tables` may find others."""
+    [(digest,)] = connection.execute(_NAMES).fetchall()
+    return str(digest)
+
+
+def find_shapes(connection: Connection, oids: Collection[int]) -> dict[int, frozenset[tuple[str, str]]]:
+    """The `shape` of tables, by OID."""
+    found = connection.execute(_SHAPES, [list(oids)])
+    shapes = {oid: frozenset(zip(names, types, strict=True)) for oid, names, types in found}
+    return {oid: shapes.get(oid, frozenset()) for oid in oids}
+
+
+def shape(table: Table) -> frozenset[tuple[str, str]]:
+    """A table's columns by name, each with its type."""
+    return frozenset((column.name, column.type) for column in table.columns)
 
 
 def find_others_by(connection: Connection, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:

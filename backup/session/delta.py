@@ -2,8 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -25,11 +27,22 @@ SUMMARY = "delta-summary.txt"
 
 _END = b"\\.\n"
 _CHUNK = 1024 * 1024
+_AT_ONCE = 16
+"""Files that are brought to the disk at the same time: it writes them together."""
 
 
 def copied_columns(table: Table) -> tuple[str, ...]:
     """The columns that COPY carries, in the table's order: all that are not generated."""
     return tuple(column.name for column in table.columns if not column.generated)
+
+
+@dataclass(kw_only=True)
+class _Step:
+    """The delta as it will be, the files that are new for that, and those that nobody needs then."""
+
+    delta: Delta
+    new: list[Path] = field(default_factory=list)
+    obsolete: list[Path] = field(default_factory=list)
 
 
 class DeltaWriter:
@@ -45,6 +58,7 @@ class DeltaWriter:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._folder = delta_folder(session.path)
+        self._step: _Step | None = None
         self._known = frozenset(table.oid for table in session.manifest.tables)
         try:
             there = read_delta(session.path) if (self._folder / DELTA).exists() else None
@@ -69,20 +83,47 @@ class DeltaWriter:
         Raises:
             BackupError: they could not be saved; what was saved before is as it was.
         """
-        new: list[Path] = []
+        with self.together():
+            try:
+                self._save(table, chunks, rows=rows, fingerprint=fingerprint, merged=merged)
+            except OSError as error:
+                raise self._not_written(f"The delta of {table}", error) from error
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Bring what is saved in the block to the disk at its end, all at once, or nothing of it.
+
+        Raises:
+            BackupError: it could not be written; what was saved before is as it was.
+        """
+        if self._step is not None:
+            yield
+            return
+        step = self._step = _Step(delta=self._delta)
         try:
-            self._save(table, chunks, rows=rows, fingerprint=fingerprint, merged=merged, new=new)
+            yield
+            if step.new:
+                self._publish(step.delta, step.new)
+                self._delta = step.delta
         except BaseException as error:
-            for path in new:
+            for path in step.new:
                 path.unlink(missing_ok=True)
             with suppress(OSError):
                 self._folder.rmdir()
             if isinstance(error, OSError):
-                raise BackupError(
-                    f"The delta of {table} could not be written: {error.strerror or error} ({self._folder}).",
-                    untouched="What was saved before is as it was.",
-                ) from error
+                raise self._not_written("The delta", error) from error
             raise
+        finally:
+            self._step = None
+        for path in step.obsolete:
+            with suppress(OSError):
+                path.unlink()
+
+    def _not_written(self, what: str, error: OSError) -> BackupError:
+        return BackupError(
+            f"{what} could not be written: {error.strerror or error} ({self._folder}).",
+            untouched="What was saved before is as it was.",
+        )
 
     def keep_aside(self, table: Table, columns: Sequence[str], chunks: Iterable[bytes | memoryview]) -> str:
         """Save rows that no restore can bring in by itself, for a person; the name of the file.
@@ -119,9 +160,10 @@ class DeltaWriter:
         rows: int,
         fingerprint: str,
         merged: bool,
-        new: list[Path],
     ) -> None:
-        delta, columns = self._delta, copied_columns(table)
+        assert self._step is not None  # noqa: S101 - what is saved is saved together with something
+        step, columns = self._step, copied_columns(table)
+        delta, new = step.delta, step.new
         former = delta.of(table.oid)
         saved = former[-1] if former else None
         kind: Literal["newer", "merged"] = "merged" if merged else "newer"
@@ -135,42 +177,38 @@ class DeltaWriter:
             self._folder.mkdir(mode=0o700)
             _sync(self._folder.parent)
         stem = f"{file_names([(table.schema, table.name)])[0].removesuffix('.sql')}.{table.oid}.{_next(former)}"
-        new.append(self._folder / f"{stem}.rows.sql")
-        sha256 = _write_rows(new[0], table, columns, chunks, rows)
+        path, script = self._folder / f"{stem}.rows.sql", self._folder / f"{stem}.sql"
+        new += [path, script]
+        sha256 = _write_rows(path, table, columns, chunks, rows)
         part = Part(
             kind=kind,
-            file=new[0].name,
+            file=path.name,
             sha256=sha256,
-            bytes=new[0].stat().st_size,
+            bytes=path.stat().st_size,
             columns=columns,
             rows=rows,
             fingerprint=fingerprint,
         )
         superseded = (
-            [p for p in former if _begins_with(new[0], self._folder / p.file)]
+            [p for p in former if _begins_with(path, self._folder / p.file)]
             if {p.kind for p in (*former, part)} == {"newer"}
             else []
         )
         parts = (*(p for p in former if p not in superseded), part)
-        new.append(self._folder / f"{stem}.sql")
-        _write(new[1], apply_delta(table, parts))
+        _write(script, apply_delta(table, parts))
         described = DeltaTable(
             oid=table.oid,
             schema_name=table.schema,
             name=table.name,
-            script=new[1].name,
-            script_sha256=hash_file(new[1]),
+            script=script.name,
+            script_sha256=hash_file(script),
             parts=parts,
         )
-        obsolete = [self._folder / t.script for t in delta.tables if t.oid == table.oid]
-        delta = delta.model_copy(
+        step.obsolete += [self._folder / t.script for t in delta.tables if t.oid == table.oid]
+        step.obsolete += [self._folder / p.file for p in superseded]
+        step.delta = delta.model_copy(
             update={"tables": (*(t for t in delta.tables if t.oid != table.oid), described)},
         )
-        self._publish(delta, new)
-        self._delta = delta
-        for path in (*obsolete, *(self._folder / p.file for p in superseded)):
-            with suppress(OSError):
-                path.unlink()
 
     def _publish(self, delta: Delta, new: list[Path]) -> None:
         """Put what describes the delta in the place of what described it before, once all of it is on the disk."""
@@ -185,9 +223,9 @@ class DeltaWriter:
             new.append(self._folder / f".{name}")
             _write(new[-1], text)
         # All at once, for the first leaves the others little to do; and without what delta.json could be told from.
-        for path in new:
-            if path.name not in (f".{RESTORE_SCRIPT}", f".{SUMMARY}"):
-                _sync(path)
+        needed = [path for path in new if path.name not in (f".{RESTORE_SCRIPT}", f".{SUMMARY}")]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(_sync, needed))
         # From here on an interruption must take nothing away: delta.json may name it.
         new.clear()
         for name in texts:
