@@ -29,6 +29,11 @@ from pg_stat_get_activity(%s) where xact_start::text = %s
 
 _BLOCKERS = "select pg_blocking_pids(%s)"
 
+_BLOCKED = """
+select exists (select from pg_stat_get_activity(null)
+               where pid <> all (%(pids)s::int[]) and pg_blocking_pids(pid) && %(pids)s::int[])
+"""
+
 _STANDING = """
 select c.oid::int8, n.nspname::text, c.relname::text, pg_relation_filenode(c.oid)::int8
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -75,6 +80,9 @@ class Waiting:
 
 def find_waiting(connection: Connection, ours: Collection[int], oids: Container[int]) -> tuple[Waiting, ...]:
     """Who waits for one of the tables, or for the end of one of our processes' transactions."""
+    # First what is cheap, because it is asked all the time and seldom true: pg_locks lists every lock of the server.
+    if connection.execute(_BLOCKED, {"pids": list(ours)}).fetchone() == (False,):
+        return ()
     found = connection.execute(_WAITING, [list(ours)]).fetchall()
     return tuple(
         Waiting(
