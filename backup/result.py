@@ -1,24 +1,28 @@
 """What a run did, filled in as it goes, so that a failure can tell what came before it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from datetime import UTC
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backup.errors import ExitCode
-from backup.migration.faults import Fault
-from backup.migration.guard import Strike
-from backup.migration.rehearsal import Forecast
-from backup.migration.verdict import Verdict
-from backup.postgres.newer import Horizon
-from backup.postgres.snapshot import Count
-from backup.postgres.tables import Table
-from backup.profile import Step
-from backup.session.folder import SavedTable, Session
-from backup.session.prune import Kept
-from backup.session.restore import Restored
-from backup.session.sidecar import Drill
+
+if TYPE_CHECKING:
+    from backup.migration.faults import Fault
+    from backup.migration.guard import Strike
+    from backup.migration.rehearsal import Forecast
+    from backup.migration.verdict import Verdict
+    from backup.postgres.newer import Horizon
+    from backup.postgres.snapshot import Count
+    from backup.postgres.tables import Table
+    from backup.profile import Step
+    from backup.session.folder import SavedTable, Session
+    from backup.session.prune import Kept
+    from backup.session.restore import Restored
+    from backup.session.sidecar import Drill
 
 
 class Status(StrEnum):
