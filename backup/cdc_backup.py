@@ -1,14 +1,17 @@
-"""The one orchestration that the recipes and a Python caller share: look, back up, migrate, judge."""
+"""The one orchestration that the recipes and a Python caller share: look, back up, migrate, judge.
+
+What only some recipes need is imported by those: a plain backup is over before all of it would be read.
+"""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from backup.bring_back import restore_into
-from backup.database_url import database_url
-from backup.doctor.diagnose import diagnose
 from backup.errors import (
     BackupError,
     CDCBackupError,
@@ -16,28 +19,25 @@ from backup.errors import (
     ProcessError,
     UsageError,
 )
-from backup.foresee import foresee, is_rehearsed, refuse_elsewhere, refuse_strike
-from backup.init import initialise
-from backup.listing import show_sessions
-from backup.migration.command import MigrationCommand
-from backup.migration.rehearsal import TIME_LIMIT, Forecast, Stage
-from backup.postgres.clients import Clients
-from backup.postgres.database import Database
-from backup.postgres.scratch import scratch_database
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
 from backup.postgres.tables import find_tables
 from backup.profile import step
 from backup.reach import Reach
 from backup.report import Report, plural, size, visible
 from backup.result import Result, Status
-from backup.safe_run import SafeRun, look_at_catalog
-from backup.session.drill import drill_session
 from backup.session.folder import Session, folder_size, new_session, open_session
 from backup.session.prune import Kept, prune_sessions, review_sessions
 from backup.session.restore import RestoreMode
+from backup.session.summary import would_gain_by_copy
 from backup.session.write import write_session
 from backup.settings import Mode, Rehearse, Settings, load_settings
-from backup.stand_guard import stand_against
+
+if TYPE_CHECKING:
+    from backup.migration.command import MigrationCommand
+    from backup.migration.rehearsal import Forecast, Stage
+    from backup.postgres.clients import Clients
+    from backup.postgres.database import Database
+    from backup.safe_run import SafeRun
 
 
 class CDCBackup:
@@ -159,6 +159,9 @@ class CDCBackup:
             DestroyedError: CDC data is gone; the message has the command that brings it back.
             CDCBackupError: the backup failed or was declined, and nothing was started.
         """
+        from backup.foresee import refuse_elsewhere
+        from backup.safe_run import look_at_catalog
+
         everything = [*([before] if before else []), *commands]
         for command in everything:
             command.check()
@@ -189,6 +192,8 @@ class CDCBackup:
         self._safe_run(agreed, ask=ask).run(commands, catalog)
 
     def _safe_run(self, agreed: Forecast | None, *, ask: bool) -> SafeRun:
+        from backup.safe_run import SafeRun
+
         return SafeRun(
             database=self._database,
             settings=self.settings,
@@ -241,6 +246,8 @@ class CDCBackup:
             DeclinedError: the answer was no.
             UsageError: there is no such session, or no such table in it.
         """
+        from backup.bring_back import restore_into
+
         restore_into(
             self._database,
             self._session(session),
@@ -281,6 +288,8 @@ class CDCBackup:
 
     def list_sessions(self) -> tuple[Kept, ...]:
         """The sessions in the configured folder, newest first, also those that are not complete."""
+        from backup.listing import show_sessions
+
         sessions = self.result.sessions = self._review()
         self.result.status = Status.LISTED
         show_sessions(self._report, self.settings.path, sessions)
@@ -293,6 +302,8 @@ class CDCBackup:
             UsageError: the configuration keeps a backup from working.
             BackupError: something else does.
         """
+        from backup.doctor.diagnose import diagnose
+
         diagnose(
             self.settings,
             self._reach,
@@ -309,6 +320,8 @@ class CDCBackup:
             DeclinedError: a change was not made, because somebody said no or nobody could be asked.
             UsageError: a file could not be written.
         """
+        from backup.init import initialise
+
         initialise(self.settings, ask=ask, look_only=self._dry, report=self._report, result=self.result)
 
     def _review(self) -> tuple[Kept, ...]:
@@ -358,9 +371,12 @@ class CDCBackup:
         question: str,
         migrating: bool,
     ) -> Forecast | None:
-        forecast, asks, session = None, False, None
+        forecast, asks, session, first = None, False, None, False
         clients = self._clients()
-        first = is_rehearsed(commands, how)
+        if commands:
+            from backup.foresee import foresee, is_rehearsed, refuse_strike
+
+            first = is_rehearsed(commands, how)
         may_ask = ask and self.settings.mode is Mode.PROMPT and self._report.attended
         # One snapshot for what is shown and what is saved; none is held while somebody thinks about an answer.
         at_once = not self._dry and (first or not may_ask)
@@ -394,6 +410,10 @@ class CDCBackup:
         return forecast if asks or not ask else None
 
     def _stage(self, clients: Clients) -> Stage:
+        from backup.database_url import database_url
+        from backup.migration.rehearsal import TIME_LIMIT, Stage
+        from backup.stand_guard import stand_against
+
         settings, url, drill = self.settings, database_url(self.settings), self.result.drill
         return Stage(
             database=self._database,
@@ -514,6 +534,8 @@ class CDCBackup:
         for skipped in session.manifest.skipped:
             name = skipped.name if skipped.schema_name is None else f"{skipped.schema_name}.{skipped.name}"
             self._report.say(f"  skipped, no file: {visible(name)}: {skipped.reason}")
+        if would_gain_by_copy(session.manifest):
+            self._report.say("  so many rows come back in about half the time with backup.format: copy")
         if settings.drill:
             self._drill(self._database, session, clients)
         else:
@@ -525,6 +547,9 @@ class CDCBackup:
             self._report.warn(f"Old sessions could not be pruned: {error}")
 
     def _drill(self, database: Database, session: Session, clients: Clients) -> None:
+        from backup.postgres.scratch import scratch_database
+        from backup.session.drill import drill_session
+
         try:
             with (
                 self._report.step("Drilling: restoring on a scratch database"),

@@ -1,15 +1,23 @@
-"""How a run reaches its database: by which URL, in which container, with which programs."""
+"""How a run reaches its database: by which URL, in which container, with which programs.
+
+What is for containers alone is imported where there is one.
+"""
+
+from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from backup.database_url import database_url, find_variable
 from backup.errors import BackupError, CDCBackupError, UsageError
 from backup.postgres.clients import Clients
-from backup.postgres.container import Container, contained, find_container, find_service
-from backup.postgres.container_clients import ContainerClients, container_clients
 from backup.postgres.database import Database
 from backup.postgres.find_clients import find_clients
 from backup.settings import Settings
+
+if TYPE_CHECKING:
+    from backup.postgres.container import Container
+    from backup.postgres.container_clients import ContainerClients
 
 _OF_THE_IMAGE = ("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB")
 _OLDER = "APP_NAME"
@@ -47,6 +55,8 @@ class Reach:
         )
         try:
             if container := self.container:
+                from backup.postgres.container import contained
+
                 given = {name: found[0] for name in _OF_THE_IMAGE if (found := find_variable(settings, name))}
                 return contained(container, given)
         except UsageError as error:
@@ -68,6 +78,8 @@ class Reach:
         Raises:
             UsageError: it is not there or does not run, or no engine answers.
         """
+        from backup.postgres.container import find_container, find_service
+
         settings = self._settings
         if settings.container:
             return find_container(settings.container)
@@ -85,6 +97,8 @@ class Reach:
             BackupError: they do not serve, or it is not the database's.
         """
         if self._contained_clients is None:
+            from backup.postgres.container_clients import container_clients
+
             self._contained_clients = container_clients(container, self.database)
         return self._contained_clients
 
@@ -103,8 +117,7 @@ class Reach:
                     remedy="Name it in backup.container, or its service in backup.compose_service.",
                 )
             return self.container_clients(self.container)
-        with database.connect() as connection:
-            server_version = connection.info.parameter_status("server_version") or "0"
+        server_version = database.server_version
         try:
             return find_clients(database, server_version, choice)
         except BackupError as error:

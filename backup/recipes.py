@@ -6,6 +6,7 @@ answered like any other.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -62,9 +63,10 @@ def _safely(
     kept: Profile | None = None
     try:
         with _ended_like_interrupted():
-            from backup.cdc_backup import CDCBackup
-            from backup.profile import Profile
-            from backup.report import Report
+            with _nothing_collected():
+                from backup.cdc_backup import CDCBackup
+                from backup.profile import Profile
+                from backup.report import Report
 
             kept = Profile() if profile else None
             report = Report(as_json=json)
@@ -135,6 +137,18 @@ def _ended_like_interrupted() -> Iterator[None]:
     finally:
         for number in signals:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """No garbage collection while modules are imported: they leave none, and each would look through all of them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _program() -> str:

@@ -1,24 +1,28 @@
 """What a run did, filled in as it goes, so that a failure can tell what came before it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from datetime import UTC
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backup.errors import ExitCode
-from backup.migration.faults import Fault
-from backup.migration.guard import Strike, held_up
-from backup.migration.rehearsal import Forecast
-from backup.migration.verdict import Verdict
-from backup.postgres.newer import Horizon
-from backup.postgres.snapshot import Count
-from backup.postgres.tables import Table
-from backup.profile import Step
-from backup.session.folder import SavedTable, Session
-from backup.session.prune import Kept
-from backup.session.restore import Restored
-from backup.session.sidecar import Drill
+
+if TYPE_CHECKING:
+    from backup.migration.faults import Fault
+    from backup.migration.guard import Strike
+    from backup.migration.rehearsal import Forecast
+    from backup.migration.verdict import Verdict
+    from backup.postgres.newer import Horizon
+    from backup.postgres.snapshot import Count
+    from backup.postgres.tables import Table
+    from backup.profile import Step
+    from backup.session.folder import SavedTable, Session
+    from backup.session.prune import Kept
+    from backup.session.restore import Restored
+    from backup.session.sidecar import Drill
 
 
 class Status(StrEnum):
@@ -132,6 +136,7 @@ class Result:
     horizon: Horizon | None = None
     ran: list[Ran] = field(default_factory=list)
     strikes: tuple[Strike, ...] | None = None
+    held_up: float = 0.0
     gaps: dict[int, str] = field(default_factory=dict)
     unguarded: dict[str, str] = field(default_factory=dict)
     allowed: frozenset[int] = frozenset()
@@ -193,7 +198,7 @@ class Result:
                     }
                     for strike in self.strikes
                 ],
-                "held_up_ms": round(held_up(self.strikes) * 1000),
+                "held_up_ms": round(self.held_up * 1000),
                 "gaps": [{"table": name, "reason": reason} for name, reason in self.unguarded.items()],
             }
         if self.forecast is not None:

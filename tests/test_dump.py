@@ -13,6 +13,7 @@ from backup.postgres.archive import read_archive
 from backup.postgres.embedded import Server
 from backup.session.dump import LARGEST_STATEMENT
 from backup.session.folder import Session
+from backup.session.summary import summarize
 from tests.lacking import lacking
 from tests.servers import FreshDatabase, fresh_database
 from tests.sessions import (
@@ -416,3 +417,14 @@ def test_an_empty_table_is_named_and_its_definition_comes_back(three_tables: Fre
     three_tables.execute("drop table _cdc_a, _cdc_empty, _cdc_z")
     restore_well(three_tables, session.path / "restore.sql")
     assert three_tables.rows("select * from _cdc_empty") == []
+
+
+@pytest.mark.parametrize(("form", "megabytes", "said"), [("sql", 300, True), ("sql", 200, False), ("copy", 300, False)])
+def test_copy_is_spoken_of_where_many_rows_are_insert_statements(
+    database: FreshDatabase, tmp_path: Path, form: Literal["sql", "copy"], megabytes: int, said: bool
+) -> None:
+    database.execute("create table _cdc_t (id int); insert into _cdc_t values (1)")
+    manifest = write(database, tmp_path, format=form).manifest
+    [table] = manifest.tables
+    larger = table.model_copy(update={"rows_bytes": megabytes * 1_000_000})
+    assert ("backup.format: copy) so many rows" in summarize(manifest.model_copy(update={"tables": (larger,)}))) == said

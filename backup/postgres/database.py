@@ -156,18 +156,34 @@ class Database:
                 database, role and cause. Or a pooler shares the session with others.
         """
         with self._opened(self._reached, client_encoding="UTF8", **options) as connection:
-            connection.execute("select set_config(name, '0', false) from pg_settings where name = any(%s)", [_TIMEOUTS])
-            connection.execute("set search_path to pg_catalog")
-            # psycopg reads no time in another
-            connection.execute("set datestyle to iso")
+            # psycopg reads no time in another style
+            connection.execute(
+                "select set_config(name, '0', false) from pg_settings where name = any(%s)"
+                " union all select set_config('datestyle', 'iso', false)"
+                " union all select set_config('search_path', 'pg_catalog', false)",
+                [_TIMEOUTS],
+            )
             yield connection
 
-    @cached_property
+    @property
+    def server_version(self) -> str:
+        """The version of the server that was reached, as it says it at every login: 15.4.
+
+        Raises:
+            DatabaseError: as `connect`.
+        """
+        return self._first_login[1]
+
+    @property
     def _reached(self) -> dict[str, str]:
         """The parameters that libpq connected with: one server, the service's values, the passfile's password.
 
         A name can lead to another server the next time, several names even more so; the snapshot is on one.
         """
+        return self._first_login[0]
+
+    @cached_property
+    def _first_login(self) -> tuple[dict[str, str], str]:
         with self._opened({"connect_timeout": "10", **self.parameters}) as connection:
             info = connection.info
             used = {o.keyword.decode(): o.val.decode() for o in connection.pgconn.info if o.val}
@@ -177,6 +193,7 @@ class Database:
             if "host" in used or info.host != info.hostaddr:
                 found["host"] = info.host
             reached = used | {keyword: value for keyword, value in found.items() if value}
+            version = info.parameter_status("server_version") or "0"
             problem = why_not_ours(connection, lambda: self._opened(reached))
         if problem:
             raise DatabaseError(
@@ -186,7 +203,7 @@ class Database:
                 f"with connections to spare, into {self.source}, or into another variable that "
                 "backup.url_variable names.",
             )
-        return reached
+        return reached, version
 
     @contextmanager
     def _opened(self, parameters: Mapping[str, str], **options: Any) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:

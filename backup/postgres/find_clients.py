@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -77,7 +78,8 @@ def _candidates(database: Database, choice: str | Path) -> Iterator[_Found]:
         folders += [folder for pattern in USUAL_FOLDERS for folder in sorted(Path("/").glob(pattern[1:]))]
         if _is_local(database) and (embedded := _embedded()):
             folders.append(embedded)
-    yield from filter(None, map(_look_into, dict.fromkeys(folders)))
+    with ThreadPoolExecutor() as threads:
+        yield from filter(None, threads.map(_look_into, dict.fromkeys(folders)))
 
 
 def _newest(found: Iterable[_Found], needed: int) -> InstalledClients | None:
@@ -109,13 +111,13 @@ def _look_into(folder: Path) -> _Found | None:
     if not there:
         return None
     versions, fault = dict[str, str](), ""
-    for program in there:
-        try:
-            said = run((str(folder / program), "--version"), environment=dict(os.environ)).stdout
-        except (ProcessError, OSError):  # such as Debian's wrapper without any version behind it
+    # Each is a start of a program, all of them at once no longer than one.
+    with ThreadPoolExecutor() as threads:
+        answers = list(threads.map(_ask_version, (folder / program for program in there)))
+    for program, said in zip(there, answers, strict=True):
+        if said is None:
             fault = fault or f"{program} does not run"
-            continue
-        if match := re.search(r"\(PostgreSQL\) (\d+[.\w]*)", said):
+        elif match := re.search(r"\(PostgreSQL\) (\d+[.\w]*)", said):
             versions[program] = match[1]
         else:
             fault = fault or f"{program} does not say which PostgreSQL it is of"
@@ -125,6 +127,14 @@ def _look_into(folder: Path) -> _Found | None:
         fault = "they are not of one version: " + ", ".join(f"{name} {number}" for name, number in versions.items())
     clients = None if fault else InstalledClients(folder=folder, version=versions["pg_dump"])
     return _Found(folder=folder, clients=clients, fault=fault)
+
+
+def _ask_version(program: Path) -> str | None:
+    """What it says of its version; None where it does not run, as Debian's wrapper without any version behind it."""
+    try:
+        return run((str(program), "--version"), environment=dict(os.environ)).stdout
+    except (ProcessError, OSError):
+        return None
 
 
 def _is_local(database: Database) -> bool:

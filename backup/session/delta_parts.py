@@ -25,7 +25,7 @@ class Part(BaseModel):
     computed of just these rows.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Literal["newer", "merged"]
     file: str
@@ -39,7 +39,7 @@ class Part(BaseModel):
 class DeltaTable(BaseModel):
     """A table's parts, and the script that makes one of them and the session's rows; `oid` as in the session."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     oid: int
     schema_name: str
@@ -57,7 +57,7 @@ class DeltaTable(BaseModel):
 class Delta(BaseModel):
     """`delta.json`: what was saved of the tables after the session; it fits the session with that manifest alone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     format_version: Literal[1] = 1
     session: str

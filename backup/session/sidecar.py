@@ -13,7 +13,7 @@ from backup.errors import BackupError
 class Sidecar(BaseModel):
     """A small JSON file beside a session, `<session>.<kind>.json`. Times are UTC."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     @classmethod
     def beside(cls, session: Path) -> Path:
@@ -49,7 +49,7 @@ class Sidecar(BaseModel):
 class DrilledTable(BaseModel):
     """A table that was restored on the scratch database; `fingerprint` is of its rows there."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     schema_name: str
     name: str
