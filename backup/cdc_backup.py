@@ -23,7 +23,8 @@ from backup.migration.command import MigrationCommand
 from backup.migration.rehearsal import TIME_LIMIT, Forecast, Stage
 from backup.postgres.clients import Clients
 from backup.postgres.database import Database
-from backup.postgres.scratch import scratch_database
+from backup.postgres.scratch import find_place, scratch_database
+from backup.postgres.serving import ServingClients
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
 from backup.postgres.tables import find_tables
 from backup.profile import step
@@ -344,7 +345,7 @@ class CDCBackup:
         """The database that the project names; the same for all of a run."""
         return self._reach.database
 
-    def _clients(self) -> Clients:
+    def _clients(self) -> ServingClients:
         with step("Connecting, finding clients"):
             return self._reach.clients()
 
@@ -366,6 +367,8 @@ class CDCBackup:
         at_once = not self._dry and (first or not may_ask)
         with self._looked_at(self._database, names, migrating=migrating) as snapshot:
             there = bool(self.result.tables or names)
+            if there and self.settings.drill:
+                self._refuse_unprovable(clients)
             if there and not self._dry:
                 self._report.say(f"The backup will go to {self.settings.path}")
             if there and at_once:
@@ -392,6 +395,20 @@ class CDCBackup:
                 self._prove(session, clients)
         # Who is neither asked nor said so before has agreed to nothing.
         return forecast if asks or not ask else None
+
+    def _refuse_unprovable(self, clients: ServingClients) -> None:
+        """Refuse before anything is written what could not be proven afterwards."""
+        try:
+            with step("Connecting, finding clients"):
+                place = find_place(self._database, self.settings.scratch)
+                # An embedded server has its own programs beside it.
+                if place.host is not None:
+                    clients.of(place.host)
+        except CDCBackupError as error:
+            error.what = f"What a backup holds could not be proven. {error.what}"
+            error.untouched = "Nothing was backed up."
+            error.remedy = f"{error.remedy} Or set backup.drill to off, to go on without a proof.".strip()
+            raise
 
     def _stage(self, clients: Clients) -> Stage:
         settings, url, drill = self.settings, database_url(self.settings), self.result.drill

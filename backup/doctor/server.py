@@ -2,10 +2,10 @@
 
 from collections.abc import Generator
 
-from backup.errors import CDCBackupError, DatabaseError, UsageError
+from backup.errors import CDCBackupError, DatabaseError
 from backup.postgres.database import Database
-from backup.postgres.embedded import embedded_binaries
-from backup.postgres.scratch import may_create as may_create
+from backup.postgres.scratch import find_place
+from backup.postgres.serving import ServingClients
 from backup.postgres.snapshot import Snapshot, take_snapshot
 from backup.reach import Reach
 from backup.report import plural, size
@@ -49,6 +49,7 @@ def look_at_server(database: Database, settings: Settings, reach: Reach) -> Gene
                 health=Health.OK,
                 detail=f"{database.user} may read all of them, and row security hides no row",
             )
+    clients = None
     try:
         clients = reach.clients()
         detail = (
@@ -57,7 +58,7 @@ def look_at_server(database: Database, settings: Settings, reach: Reach) -> Gene
         yield Finding(check="clients", health=Health.OK, detail=detail)
     except CDCBackupError as error:
         yield _missing("clients", error)
-    yield _drill(database, settings)
+    yield _drill(database, settings, clients)
     return total
 
 
@@ -86,8 +87,8 @@ def _tables(snapshot: Snapshot, database: Database, settings: Settings) -> Findi
     )
 
 
-def _drill(database: Database, settings: Settings) -> Finding:
-    """Where a session would be proven, by the same rule as for the proof itself."""
+def _drill(database: Database, settings: Settings, clients: ServingClients | None) -> Finding:
+    """Where a session would be proven, and with what, by the same rules as for the proof itself."""
     if not settings.drill:
         return Finding(
             check="drill",
@@ -96,27 +97,14 @@ def _drill(database: Database, settings: Settings) -> Finding:
             remedy="Set backup.drill to on.",
         )
     try:
-        where = settings.scratch
-        if where == "auto":
-            where = "server" if may_create(database) else "embedded"
-        if where == "embedded":
-            embedded_binaries()
-            place = "an embedded server on this machine"
-        else:
-            host = database if where == "server" else Database.from_url(where, "backup.scratch")
-            if not may_create(host):
-                return Finding(
-                    check="drill",
-                    health=Health.MISSING,
-                    detail=f"{host.user} may create no database on {host.host}",
-                    remedy=f'alter role "{host.user}" createdb; or set backup.scratch to auto',
-                )
-            place = f"{'the same server' if where == 'server' else 'the server of backup.scratch'} ({host.host})"
-    except UsageError as error:
-        return _missing("drill", error, error.remedy)
+        place = find_place(database, settings.scratch)
+        serving = clients.of(place.host) if clients and place.host else None
     except CDCBackupError as error:
         return _missing("drill", error)
-    return Finding(check="drill", health=Health.OK, detail=f"a session would be proven on {place}")
+    detail = f"a session would be proven on {place}"
+    if clients and serving and serving is not clients.chosen:
+        detail += f"\nby pg_dump and psql {serving.version} in {serving.place}, because that server is another"
+    return Finding(check="drill", health=Health.OK, detail=detail)
 
 
 def _missing(check: str, error: CDCBackupError, remedy: str = "") -> Finding:

