@@ -244,6 +244,23 @@ def test_a_table_that_may_not_be_read_is_missing_and_named(plain: Project, limit
     assert "SELECT" in checks["tables"]["remedy"]
 
 
+def test_a_sequence_that_may_not_be_read_is_missing_before_a_backup_fails_for_it(plain: Project, limited: str) -> None:
+    plain.database.execute("create table _cdc_log (id bigserial)")
+    plain.database.execute(f"grant select on all tables in schema public to {LIMITED}")
+    environment = plain.environment(DATABASE_URL=limited)
+    checks, ended = examine(plain, environment=environment)
+    assert (ended.code, checks["tables"]["status"]) == (3, "missing")
+    assert "public._cdc_log: the role cdc_limited has no SELECT on its sequence" in checks["tables"]["detail"]
+    done = plain.cdc("backup", environment=environment)
+    assert done.code == 3
+    statement = "GRANT SELECT ON SEQUENCE public._cdc_log_id_seq TO cdc_limited;"
+    assert statement in done.stdout
+    assert statement in checks["tables"]["remedy"]
+    plain.database.execute(statement)
+    assert examine(plain, environment=environment)[1].code == 0
+    assert plain.cdc("backup", environment=environment).code == 0
+
+
 def test_row_security_that_hides_rows_is_missing(plain: Project, limited: str) -> None:
     plain.database.execute(f"grant select on all tables in schema public to {LIMITED}")
     plain.database.execute("alter table _cdc_users enable row level security")
@@ -261,8 +278,9 @@ def test_the_place_of_the_drill_is_the_one_where_a_backup_is_drilled(plain: Proj
     plain.configure(drill=True, scratch="server")
     checks, ended = examine(plain, environment=environment)
     assert (ended.code, checks["drill"]["status"]) == (3, "missing")
-    assert checks["drill"]["remedy"].startswith(f'alter role "{LIMITED}" createdb')
+    assert checks["drill"]["remedy"].startswith("Give the role CREATEDB")
     assert plain.cdc("backup", environment=environment).code == 3
+    assert plain.sessions == []
     plain.configure(drill=True, scratch=plain.database.server.url())
     checks, ended = examine(plain, environment=environment)
     assert (ended.code, checks["drill"]["status"]) == (0, "ok")
