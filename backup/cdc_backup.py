@@ -21,12 +21,12 @@ from backup.init import initialise
 from backup.listing import show_sessions
 from backup.migration.command import MigrationCommand
 from backup.migration.rehearsal import TIME_LIMIT, Forecast, Stage
+from backup.postgres.blindness import refuse_blindness
 from backup.postgres.clients import Clients
 from backup.postgres.database import Database
 from backup.postgres.scratch import find_place, scratch_database
 from backup.postgres.serving import ServingClients
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
-from backup.postgres.tables import find_tables
 from backup.profile import step
 from backup.reach import Reach
 from backup.report import Report, plural, size, visible
@@ -440,7 +440,7 @@ class CDCBackup:
     def _tell(self, database: Database, snapshot: Snapshot, *, migrating: bool) -> None:
         settings = self.settings
         self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
-        self._refuse_blindness(database, snapshot)
+        refuse_blindness(database, snapshot, prefix=settings.prefix, schemas=settings.schemas)
         if migrating and snapshot.standby:
             raise UsageError(
                 f"{database} is a standby; a migration changes its primary, which nobody can watch from here.",
@@ -461,26 +461,6 @@ class CDCBackup:
             ("table", "#rows", "#size"),
             [(str(t), f"{counts[t.oid].rows:,}", size(counts[t.oid].bytes)) for t in tables if t.oid in counts],
         )
-
-    def _refuse_blindness(self, database: Database, snapshot: Snapshot) -> None:
-        """Refuse to protect nothing because tables were looked for in the wrong place."""
-        settings = self.settings
-        if snapshot.missing_schemas:
-            raise UsageError(
-                f"{database} has no schema {', '.join(snapshot.missing_schemas)}, which backup.schemas names.",
-                untouched="Nothing was backed up or started.",
-                remedy="Correct backup.schemas; upper and lower case matter.",
-            )
-        if not snapshot.tables:
-            with database.connect() as connection:
-                elsewhere = find_tables(connection, prefix=settings.prefix, schemas="*")
-            if elsewhere:
-                raise UsageError(
-                    f"The tables that begin with {settings.prefix!r} are in schemas that backup.schemas does not name: "
-                    f"{', '.join(map(str, elsewhere))}.",
-                    untouched="Nothing was backed up or started.",
-                    remedy='Name those schemas there, or write "*" for all.',
-                )
 
     def _snapshot(self, database: Database, names: Sequence[str]) -> AbstractContextManager[Snapshot]:
         settings = self.settings

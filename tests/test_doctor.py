@@ -300,11 +300,26 @@ def test_a_locked_table_is_missing_and_not_waited_for(plain: Project) -> None:
 
 
 def test_no_cdc_table_is_a_warning_that_says_where_was_looked(plain: Project) -> None:
-    plain.configure(drill=True, prefix="_nothing_", schemas=["public", "not_there"])
+    plain.configure(drill=True, prefix="_nothing_", schemas=["public", "pg_catalog"])
     checks, ended = examine(plain)
     assert (ended.code, checks["tables"]["status"]) == (0, "warning")
-    assert "'_nothing_' in the schemas public, not_there" in checks["tables"]["detail"]
-    assert "the schema not_there of backup.schemas does not exist" in checks["tables"]["detail"]
+    assert "'_nothing_' in the schemas public, pg_catalog" in checks["tables"]["detail"]
+    assert plain.cdc("backup").code == 0
+
+
+def test_schemas_that_a_backup_would_refuse_are_missing(plain: Project) -> None:
+    plain.database.execute("create schema elsewhere")
+    for schemas, said in (
+        (["public", "not_there"], "has no schema not_there, which backup.schemas names"),
+        (["elsewhere"], "are in schemas that backup.schemas does not name: public._cdc_empty, "),
+    ):
+        plain.configure(schemas=schemas)
+        checks, ended = examine(plain)
+        assert (ended.code, checks["tables"]["status"]) == (2, "missing")
+        assert said in checks["tables"]["detail"]
+        assert "rights" not in checks
+        done = plain.cdc("backup")
+        assert (done.code, said in done.stdout) == (2, True)
 
 
 def test_a_disk_that_is_too_small_or_cannot_be_written_is_missing(plain: Project, tmp_path: Path) -> None:

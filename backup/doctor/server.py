@@ -3,6 +3,7 @@
 from collections.abc import Generator
 
 from backup.errors import CDCBackupError, DatabaseError
+from backup.postgres.blindness import refuse_blindness
 from backup.postgres.database import Database
 from backup.postgres.scratch import find_place
 from backup.postgres.serving import ServingClients
@@ -39,10 +40,11 @@ def look_at_server(database: Database, settings: Settings, reach: Reach) -> Gene
             lock_timeout=settings.lock_timeout,
         ) as snapshot:
             total = sum(count.bytes for count in snapshot.counts.values())
+        refuse_blindness(database, snapshot, prefix=settings.prefix, schemas=settings.schemas)
     except CDCBackupError as error:
         yield _missing("tables", error)
     else:
-        yield _tables(snapshot, database, settings)
+        yield _tables(snapshot, settings)
         if snapshot.tables:
             yield Finding(
                 check="rights",
@@ -62,14 +64,13 @@ def look_at_server(database: Database, settings: Settings, reach: Reach) -> Gene
     return total
 
 
-def _tables(snapshot: Snapshot, database: Database, settings: Settings) -> Finding:
+def _tables(snapshot: Snapshot, settings: Settings) -> Finding:
     where = "any schema" if settings.schemas == "*" else f"the schemas {', '.join(settings.schemas)}"
-    absent = [f"the schema {schema} of backup.schemas does not exist" for schema in snapshot.missing_schemas]
     if not snapshot.tables:
         return Finding(
             check="tables",
             health=Health.WARNING,
-            detail="\n".join([f"no table begins with {settings.prefix!r} in {where}", *absent]),
+            detail=f"no table begins with {settings.prefix!r} in {where}",
             remedy="Nothing would be backed up. Correct backup.prefix or backup.schemas if there should be some.",
         )
     counts = snapshot.counts
@@ -79,12 +80,7 @@ def _tables(snapshot: Snapshot, database: Database, settings: Settings) -> Findi
     rows = sum(count.rows for count in counts.values())
     total = sum(count.bytes for count in counts.values())
     summary = f"{plural(len(snapshot.tables), 'CDC table')} with {plural(rows, 'row')}, {size(total)}"
-    return Finding(
-        check="tables",
-        health=Health.WARNING if absent else Health.OK,
-        detail="\n".join([summary, *lines, *absent]),
-        remedy="Correct backup.schemas." if absent else "",
-    )
+    return Finding(check="tables", health=Health.OK, detail="\n".join([summary, *lines]))
 
 
 def _drill(database: Database, settings: Settings, clients: ServingClients | None) -> Finding:
@@ -108,4 +104,10 @@ def _drill(database: Database, settings: Settings, clients: ServingClients | Non
 
 
 def _missing(check: str, error: CDCBackupError, remedy: str = "") -> Finding:
-    return Finding(check=check, health=Health.MISSING, detail=error.what, remedy=error.remedy or remedy)
+    return Finding(
+        check=check,
+        health=Health.MISSING,
+        detail=error.what,
+        remedy=error.remedy or remedy,
+        exit_code=error.exit_code,
+    )
