@@ -19,8 +19,8 @@ from backup.errors import (
     ProcessError,
     UsageError,
 )
+from backup.postgres.blindness import refuse_blindness
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
-from backup.postgres.tables import find_tables
 from backup.profile import step
 from backup.reach import Reach
 from backup.report import Report, plural, size, visible
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from backup.migration.rehearsal import Forecast, Stage
     from backup.postgres.clients import Clients
     from backup.postgres.database import Database
+    from backup.postgres.serving import ServingClients
     from backup.safe_run import SafeRun
 
 
@@ -357,7 +358,7 @@ class CDCBackup:
         """The database that the project names; the same for all of a run."""
         return self._reach.database
 
-    def _clients(self) -> Clients:
+    def _clients(self) -> ServingClients:
         with step("Connecting, finding clients"):
             return self._reach.clients()
 
@@ -382,6 +383,8 @@ class CDCBackup:
         at_once = not self._dry and (first or not may_ask)
         with self._looked_at(self._database, names, migrating=migrating) as snapshot:
             there = bool(self.result.tables or names)
+            if there and self.settings.drill:
+                self._refuse_unprovable(clients)
             if there and not self._dry:
                 self._report.say(f"The backup will go to {self.settings.path}")
             if there and at_once:
@@ -408,6 +411,22 @@ class CDCBackup:
                 self._prove(session, clients)
         # Who is neither asked nor said so before has agreed to nothing.
         return forecast if asks or not ask else None
+
+    def _refuse_unprovable(self, clients: ServingClients) -> None:
+        """Refuse before anything is written what could not be proven afterwards."""
+        from backup.postgres.scratch import find_place
+
+        try:
+            with step("Connecting, finding clients"):
+                place = find_place(self._database, self.settings.scratch)
+                # An embedded server has its own programs beside it.
+                if place.host is not None:
+                    clients.of(place.host)
+        except CDCBackupError as error:
+            error.what = f"What a backup holds could not be proven. {error.what}"
+            error.untouched = "Nothing was backed up."
+            error.remedy = f"{error.remedy} Or set backup.drill to off, to go on without a proof.".strip()
+            raise
 
     def _stage(self, clients: Clients) -> Stage:
         from backup.database_url import database_url
@@ -443,7 +462,7 @@ class CDCBackup:
     def _tell(self, database: Database, snapshot: Snapshot, *, migrating: bool) -> None:
         settings = self.settings
         self.result.tables, self.result.counts = snapshot.tables, snapshot.counts
-        self._refuse_blindness(database, snapshot)
+        refuse_blindness(database, snapshot, prefix=settings.prefix, schemas=settings.schemas)
         if migrating and snapshot.standby:
             raise UsageError(
                 f"{database} is a standby; a migration changes its primary, which nobody can watch from here.",
@@ -464,26 +483,6 @@ class CDCBackup:
             ("table", "#rows", "#size"),
             [(str(t), f"{counts[t.oid].rows:,}", size(counts[t.oid].bytes)) for t in tables if t.oid in counts],
         )
-
-    def _refuse_blindness(self, database: Database, snapshot: Snapshot) -> None:
-        """Refuse to protect nothing because tables were looked for in the wrong place."""
-        settings = self.settings
-        if snapshot.missing_schemas:
-            raise UsageError(
-                f"{database} has no schema {', '.join(snapshot.missing_schemas)}, which backup.schemas names.",
-                untouched="Nothing was backed up or started.",
-                remedy="Correct backup.schemas; upper and lower case matter.",
-            )
-        if not snapshot.tables:
-            with database.connect() as connection:
-                elsewhere = find_tables(connection, prefix=settings.prefix, schemas="*")
-            if elsewhere:
-                raise UsageError(
-                    f"The tables that begin with {settings.prefix!r} are in schemas that backup.schemas does not name: "
-                    f"{', '.join(map(str, elsewhere))}.",
-                    untouched="Nothing was backed up or started.",
-                    remedy='Name those schemas there, or write "*" for all.',
-                )
 
     def _snapshot(self, database: Database, names: Sequence[str]) -> AbstractContextManager[Snapshot]:
         settings = self.settings

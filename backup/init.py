@@ -1,17 +1,16 @@
 """The first steps in a project: its configuration, its package.json's scripts, its .gitignore."""
 
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from backup.errors import DeclinedError, ProcessError, UsageError
-from backup.package_json import add_scripts
+from backup.package_json import add_scripts, read_scripts
 from backup.process import run
 from backup.report import Report
 from backup.result import Changed, ChangeState, Result, Status
@@ -46,12 +45,12 @@ def initialise(settings: Settings, *, ask: bool, look_only: bool, report: Report
 
     Raises:
         DeclinedError: a change was not made, because somebody said no or nobody could be asked.
-        UsageError: a file could not be written.
+        UsageError: a file could not be written, or package.json is not understood.
     """
     done = result.init = []
     for step in _steps(settings):
         if isinstance(step, Changed):
-            report.say(f"{step.file}: {step.detail}", "bold yellow" if step.state is ChangeState.LEFT_ALONE else "")
+            report.say(f"{step.file}: {step.detail}", "" if step.state is ChangeState.THERE else "bold yellow")
             done.append(step)
             continue
         report.say(f"{step.file}: {'add' if step.before is not None else 'a new file'}", "bold")
@@ -72,8 +71,21 @@ def initialise(settings: Settings, *, ask: bool, look_only: bool, report: Report
             untouched=f"Not changed: {', '.join(map(str, unmade))}.",
             remedy="Say --yes to make these changes." if nobody else "",
         )
+    unread = [changed.file for changed in done if changed.state is ChangeState.NOT_UNDERSTOOD]
+    if unread:
+        raise UsageError(
+            f"{unread[0]} is not understood, and got no script.",
+            untouched="It is as it was; the rest is set up.",
+            remedy="Put them into its scripts by hand:\n" + _listed(_SCRIPTS),
+        )
     result.status = Status.INITIALISED
-    report.say("All is set up.", "bold green")
+    states = {changed.state for changed in done}
+    if ChangeState.LEFT_ALONE in states:
+        report.warn("All is set up, but for what was left alone.")
+    elif ChangeState.MADE in states:
+        report.say("All is set up.", "bold green")
+    else:
+        report.say("All was set up already; nothing was changed.", "bold green")
 
 
 def _decide(*, ask: bool, look_only: bool, report: Report) -> ChangeState:
@@ -105,22 +117,26 @@ def _configuration(settings: Settings) -> _Edit | Changed:
 def _scripts(package: Path) -> Iterator[_Edit | Changed]:
     try:
         before = _read(package)
-        there = json.loads(before).get("scripts", {})
+        there = read_scripts(before)
         lacking = {name: command for name, command in _SCRIPTS.items() if name not in there}
-        after = add_scripts(before, lacking)
-        other = [name for name, command in _SCRIPTS.items() if name in there and there[name] != command]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        why = f"left alone, it cannot be understood: {error}"
-        yield Changed(file=package, state=ChangeState.LEFT_ALONE, detail=why)
+        after = add_scripts(before, lacking) if lacking else before
+    except (OSError, ValueError) as error:
+        what = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        why = f"not understood, and left alone: {what}"
+        yield Changed(file=package, state=ChangeState.NOT_UNDERSTOOD, detail=why)
         return
+    other = [name for name, command in _SCRIPTS.items() if name in there and there[name] != command]
     if lacking:
-        shown = "\n".join(f'"{name}": "{command}"' for name, command in lacking.items())
-        yield _Edit(file=package, before=before, after=after, shown=shown)
-    else:
+        yield _Edit(file=package, before=before, after=after, shown=_listed(lacking))
+    elif not other:
         yield Changed(file=package, state=ChangeState.THERE, detail="the scripts are there")
     if other:
         why = f"left alone, they say something else than ours: {', '.join(other)}"
         yield Changed(file=package, state=ChangeState.LEFT_ALONE, detail=why)
+
+
+def _listed(scripts: Mapping[str, str]) -> str:
+    return "\n".join(f'"{name}": "{command}"' for name, command in scripts.items())
 
 
 def _ignored(settings: Settings) -> Iterator[_Edit | Changed]:

@@ -8,21 +8,29 @@ from typing import Any
 _ENTRY = re.compile(r'(?m)^([ \t]+)"')
 
 
-def add_scripts(text: str, scripts: Mapping[str, str]) -> str:
-    """The text with these scripts after those that are there; none of them may be there.
+def read_scripts(text: str) -> dict[str, Any]:
+    """The scripts that it has.
 
     Raises:
-        ValueError: it is no JSON object, its scripts are none, or it says one key twice.
+        ValueError: it is no JSON object, its scripts are none, or it says one key twice; in words for people.
     """
-    whole = _object(json.loads(text, object_pairs_hook=_once))
+    return _scripts(_read(text))
+
+
+def add_scripts(text: str, scripts: Mapping[str, str]) -> str:
+    """The text with these scripts, of which there must be one, after those that are there; it may have none of them.
+
+    Raises:
+        ValueError: as `read_scripts`.
+    """
+    whole = _read(text)
     indent = (found := _ENTRY.search(text)) and found[1]
+    wanted = {**whole, "scripts": {**_scripts(whole), **scripts}}
     if "scripts" in whole:
-        wanted = {**whole, "scripts": {**_object(whole["scripts"]), **scripts}}
         # The word may also stand in a value or deeper inside: what comes out is what tells the right place.
         starts = [match.end() - 1 for match in re.finditer(r'"scripts"\s*:\s*\{', text)]
         changed = [_append(text, start, scripts, indent, depth=2) for start in starts]
     else:
-        wanted = {**whole, "scripts": {**scripts}}
         changed = [_append(text, text.index("{"), {"scripts": dict(scripts)}, indent, depth=1)]
     for candidate in changed:
         if json.dumps(json.loads(candidate)) == json.dumps(wanted):
@@ -43,10 +51,23 @@ def _append(text: str, start: int, entries: Mapping[str, Any], indent: str | Non
     return f"{text[:last]}{',' if content else ''}{dumped}{closing}"
 
 
-def _object(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("it holds something else than an object")
-    return value
+def _read(text: str) -> dict[str, Any]:
+    try:
+        whole = json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        if text.startswith("\ufeff"):
+            raise ValueError("it begins with a byte order mark") from error
+        raise ValueError(f"it is no JSON at line {error.lineno}, column {error.colno}") from error
+    if not isinstance(whole, dict):
+        raise ValueError("it is no object")
+    return whole
+
+
+def _scripts(whole: Mapping[str, Any]) -> dict[str, Any]:
+    scripts = whole.get("scripts", {})
+    if not isinstance(scripts, dict):
+        raise ValueError("its scripts are no object")
+    return scripts
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

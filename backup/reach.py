@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backup.database_url import database_url, find_variable
-from backup.errors import BackupError, CDCBackupError, UsageError
+from backup.errors import BackupError, CDCBackupError, DatabaseError, UsageError
 from backup.postgres.clients import Clients
 from backup.postgres.database import Database
 from backup.postgres.find_clients import find_clients
+from backup.postgres.serving import ServingClients
 from backup.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,12 +103,15 @@ class Reach:
             self._contained_clients = container_clients(container, self.database)
         return self._contained_clients
 
-    def clients(self) -> Clients:
-        """The clients that the settings ask for.
+    def clients(self) -> ServingClients:
+        """The clients that the settings ask for; for the server of a scratch database others, where these do not serve.
 
         Raises:
-            BackupError: none serve the server, with what was found where.
+            BackupError: none serve the database's server, with what was found where.
         """
+        return ServingClients(chosen=self._chosen(), server=self.database.server)
+
+    def _chosen(self) -> Clients:
         choice, database = self._settings.clients, self.database
         if choice == "container":
             if self.container is None:
@@ -117,9 +121,10 @@ class Reach:
                     remedy="Name it in backup.container, or its service in backup.compose_service.",
                 )
             return self.container_clients(self.container)
-        server_version = database.server_version
         try:
-            return find_clients(database, server_version, choice)
+            return find_clients(database, choice)
+        except DatabaseError:
+            raise
         except BackupError as error:
             none_here = error
         # Last, not among the others: being of the server's own major version, they are newer by a minor one at most.

@@ -108,13 +108,15 @@ class ChangeState(StrEnum):
     DECLINED = "declined"
     PROPOSED = "proposed"
     LEFT_ALONE = "left alone"
+    NOT_UNDERSTOOD = "not understood"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changed:
     """A file of the project, what is to be said of it, and what became of that.
 
-    `there` was so before, `proposed` had nobody to be asked, `left alone` is not for us to change.
+    `there` was so before, `proposed` had nobody to be asked, `left alone` is not for us to change, and
+    `not understood` lacks what it should have.
     """
 
     file: Path

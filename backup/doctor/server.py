@@ -2,10 +2,11 @@
 
 from collections.abc import Generator
 
-from backup.errors import CDCBackupError, DatabaseError, UsageError
+from backup.errors import CDCBackupError, DatabaseError
+from backup.postgres.blindness import refuse_blindness
 from backup.postgres.database import Database
-from backup.postgres.embedded import embedded_binaries
-from backup.postgres.scratch import may_create as may_create
+from backup.postgres.scratch import find_place
+from backup.postgres.serving import ServingClients
 from backup.postgres.snapshot import Snapshot, take_snapshot
 from backup.reach import Reach
 from backup.report import plural, size
@@ -39,16 +40,18 @@ def look_at_server(database: Database, settings: Settings, reach: Reach) -> Gene
             lock_timeout=settings.lock_timeout,
         ) as snapshot:
             total = sum(count.bytes for count in snapshot.counts.values())
+        refuse_blindness(database, snapshot, prefix=settings.prefix, schemas=settings.schemas)
     except CDCBackupError as error:
         yield _missing("tables", error)
     else:
-        yield _tables(snapshot, database, settings)
+        yield _tables(snapshot, settings)
         if snapshot.tables:
             yield Finding(
                 check="rights",
                 health=Health.OK,
                 detail=f"{database.user} may read all of them, and row security hides no row",
             )
+    clients = None
     try:
         clients = reach.clients()
         detail = (
@@ -57,18 +60,17 @@ def look_at_server(database: Database, settings: Settings, reach: Reach) -> Gene
         yield Finding(check="clients", health=Health.OK, detail=detail)
     except CDCBackupError as error:
         yield _missing("clients", error)
-    yield _drill(database, settings)
+    yield _drill(database, settings, clients)
     return total
 
 
-def _tables(snapshot: Snapshot, database: Database, settings: Settings) -> Finding:
+def _tables(snapshot: Snapshot, settings: Settings) -> Finding:
     where = "any schema" if settings.schemas == "*" else f"the schemas {', '.join(settings.schemas)}"
-    absent = [f"the schema {schema} of backup.schemas does not exist" for schema in snapshot.missing_schemas]
     if not snapshot.tables:
         return Finding(
             check="tables",
             health=Health.WARNING,
-            detail="\n".join([f"no table begins with {settings.prefix!r} in {where}", *absent]),
+            detail=f"no table begins with {settings.prefix!r} in {where}",
             remedy="Nothing would be backed up. Correct backup.prefix or backup.schemas if there should be some.",
         )
     counts = snapshot.counts
@@ -78,16 +80,11 @@ def _tables(snapshot: Snapshot, database: Database, settings: Settings) -> Findi
     rows = sum(count.rows for count in counts.values())
     total = sum(count.bytes for count in counts.values())
     summary = f"{plural(len(snapshot.tables), 'CDC table')} with {plural(rows, 'row')}, {size(total)}"
-    return Finding(
-        check="tables",
-        health=Health.WARNING if absent else Health.OK,
-        detail="\n".join([summary, *lines, *absent]),
-        remedy="Correct backup.schemas." if absent else "",
-    )
+    return Finding(check="tables", health=Health.OK, detail="\n".join([summary, *lines]))
 
 
-def _drill(database: Database, settings: Settings) -> Finding:
-    """Where a session would be proven, by the same rule as for the proof itself."""
+def _drill(database: Database, settings: Settings, clients: ServingClients | None) -> Finding:
+    """Where a session would be proven, and with what, by the same rules as for the proof itself."""
     if not settings.drill:
         return Finding(
             check="drill",
@@ -96,28 +93,21 @@ def _drill(database: Database, settings: Settings) -> Finding:
             remedy="Set backup.drill to on.",
         )
     try:
-        where = settings.scratch
-        if where == "auto":
-            where = "server" if may_create(database) else "embedded"
-        if where == "embedded":
-            embedded_binaries()
-            place = "an embedded server on this machine"
-        else:
-            host = database if where == "server" else Database.from_url(where, "backup.scratch")
-            if not may_create(host):
-                return Finding(
-                    check="drill",
-                    health=Health.MISSING,
-                    detail=f"{host.user} may create no database on {host.host}",
-                    remedy=f'alter role "{host.user}" createdb; or set backup.scratch to auto',
-                )
-            place = f"{'the same server' if where == 'server' else 'the server of backup.scratch'} ({host.host})"
-    except UsageError as error:
-        return _missing("drill", error, error.remedy)
+        place = find_place(database, settings.scratch)
+        serving = clients.of(place.host) if clients and place.host else None
     except CDCBackupError as error:
         return _missing("drill", error)
-    return Finding(check="drill", health=Health.OK, detail=f"a session would be proven on {place}")
+    detail = f"a session would be proven on {place}"
+    if clients and serving and serving is not clients.chosen:
+        detail += f"\nby pg_dump and psql {serving.version} in {serving.place}, because that server is another"
+    return Finding(check="drill", health=Health.OK, detail=detail)
 
 
 def _missing(check: str, error: CDCBackupError, remedy: str = "") -> Finding:
-    return Finding(check=check, health=Health.MISSING, detail=error.what, remedy=error.remedy or remedy)
+    return Finding(
+        check=check,
+        health=Health.MISSING,
+        detail=error.what,
+        remedy=error.remedy or remedy,
+        exit_code=error.exit_code,
+    )

@@ -9,12 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from backup.errors import BackupError, CDCBackupError, ProcessError
-from backup.postgres.clients import PROGRAMS, InstalledClients, argument, major
+from backup.postgres.clients import PROGRAMS, argument, major
 from backup.postgres.container import Container
 from backup.postgres.container_folder import PASSFILE, PREFIX, PrivateFolder, clear_left, private_folder
 from backup.postgres.database import Database
 from backup.postgres.docker_engine import engine, execute
-from backup.postgres.find_clients import find_clients
 from backup.process import STDERR_KEPT, Finished
 
 _PASSED = ("PGUSER", "PGDATABASE", "PGOPTIONS", "PGTZ", "PGDATESTYLE", "PGCLIENTENCODING")
@@ -28,15 +27,10 @@ select (classid::int8 << 32) | objid::int8 from pg_catalog.pg_locks where lockty
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerClients:
-    """pg_dump and psql of one version, inside of a container; `server` is its server, as it is reached from here.
-
-    What is on another server, such as a scratch database, cannot be reached from inside: clients of this machine
-    serve it.
-    """
+    """pg_dump and psql of one version, inside of a container; they serve the databases of the server in it alone."""
 
     container: Container
     version: str
-    server: str
     _names: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
@@ -48,9 +42,6 @@ class ContainerClients:
         self, database: Database, *options: str, target: Path, variables: Mapping[str, str] = MappingProxyType({})
     ) -> None:
         """Run pg_dump inside, into a folder there, and bring what it wrote; as the protocol says."""
-        if database.server != self.server:
-            _clients_here(database).pg_dump(database, *options, target=target, variables=variables)
-            return
         with self._folder(database) as folder:
             argv = ("pg_dump", "--no-password", f"--file={folder.path / 'dump'}", *options)
             self._run(folder, database, argv, variables)
@@ -58,8 +49,6 @@ class ContainerClients:
 
     def psql(self, database: Database, script: str, includes: Sequence[Path] = ()) -> Finished:
         """Bring the script and what it includes inside, and run psql there; as the protocol says."""
-        if database.server != self.server:
-            return _clients_here(database).psql(database, script, includes)
         with self._folder(database) as folder:
             places = {path: folder.put(path, str(number)) for number, path in enumerate(includes)}
             # The longest first: the name of a delta's folder begins with its session's.
@@ -126,7 +115,7 @@ def container_clients(container: Container, database: Database) -> ContainerClie
         BackupError: there are none, or another server than the database's runs in it.
     """
     version = _version(container)
-    clients = ContainerClients(container=container, version=version, server=database.server)
+    clients = ContainerClients(container=container, version=version)
     with _living(database) as number:
         try:
             said = clients.psql(database, f"\\pset tuples_only on\n\\pset format unaligned\n{_LIVING};\n").stdout
@@ -174,11 +163,6 @@ def _version(container: Container) -> str:
         listed = ", ".join(f"{name} {number}" for name, number in versions.items())
         raise BackupError(f"The programs in the container {container.name} are not of one version: {listed}.")
     return versions["pg_dump"]
-
-
-def _clients_here(database: Database) -> InstalledClients:
-    with database.connect() as connection:
-        return find_clients(database, connection.info.parameter_status("server_version") or "0")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from ipaddress import ip_address
 from itertools import zip_longest
 from typing import Any
 
@@ -36,6 +37,19 @@ _TIMEOUTS = [
     "idle_session_timeout",
     "transaction_timeout",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """What a login tells of its server: the parameters that lead to that one again, and its version, as 15.4.
+
+    `parameters` have the service's values and the passfile's password. A server that `is_plain_and_local` is on this
+    machine, and the connection to it was not encrypted.
+    """
+
+    parameters: Mapping[str, str] = field(repr=False)
+    server_version: str
+    is_plain_and_local: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +116,7 @@ class Database:
         Raises:
             DatabaseError: as `connect`.
         """
-        return Database(parameters={**self._reached, "dbname": dbname}, source=self.source)
+        return Database(parameters={**self.login.parameters, "dbname": dbname}, source=self.source)
 
     def environment(self) -> dict[str, str]:
         """The environment in which PostgreSQL's programs reach this database on the same server, and no other.
@@ -114,7 +128,7 @@ class Database:
             DatabaseError: as `connect`.
             UsageError: a secret does not fit into such a file.
         """
-        variables, parameters = _variables(), self._reached
+        variables, parameters = _variables(), self.login.parameters
         environment = {k: v for k, v in os.environ.items() if k not in variables.values()}
         for keyword in parameters.keys() & variables.keys() - _NOT_PASSED_ON:
             environment[variables[keyword]] = parameters[keyword]
@@ -135,14 +149,14 @@ class Database:
 
         For every server, because it was found for this one already: no rule of a passfile must match again.
         """
-        password = _whole(self._reached.get("password", ""), cut_off="\r")
+        password = _whole(self.login.parameters.get("password", ""), cut_off="\r")
         escaped = password.replace("\\", r"\\").replace(":", r"\:")
         return f"*:*:*:*:{escaped}\n" if escaped else ""
 
     def arguments(self) -> tuple[str, ...]:
         """The connection parameters that no environment variable carries, as arguments without secrets."""
         carried = _variables().keys() | _SECRETS | _NOT_PASSED_ON
-        rest = {keyword: value for keyword, value in self._reached.items() if keyword not in carried}
+        rest = {keyword: value for keyword, value in self.login.parameters.items() if keyword not in carried}
         return (f"--dbname={conninfo.make_conninfo('', **rest)}",) if rest else ()
 
     @contextmanager
@@ -155,7 +169,7 @@ class Database:
             DatabaseError: it cannot be made, or a query on it failed; the message names host, port,
                 database, role and cause. Or a pooler shares the session with others.
         """
-        with self._opened(self._reached, client_encoding="UTF8", **options) as connection:
+        with self._opened(self.login.parameters, client_encoding="UTF8", **options) as connection:
             # psycopg reads no time in another style
             connection.execute(
                 "select set_config(name, '0', false) from pg_settings where name = any(%s)"
@@ -165,25 +179,15 @@ class Database:
             )
             yield connection
 
-    @property
-    def server_version(self) -> str:
-        """The version of the server that was reached, as it says it at every login: 15.4.
+    @cached_property
+    def login(self) -> Login:
+        """What its first login told of the server; all others, and all programs, reach the same one.
+
+        A name can lead to another server the next time, several names even more so; the snapshot is on one.
 
         Raises:
             DatabaseError: as `connect`.
         """
-        return self._first_login[1]
-
-    @property
-    def _reached(self) -> dict[str, str]:
-        """The parameters that libpq connected with: one server, the service's values, the passfile's password.
-
-        A name can lead to another server the next time, several names even more so; the snapshot is on one.
-        """
-        return self._first_login[0]
-
-    @cached_property
-    def _first_login(self) -> tuple[dict[str, str], str]:
         with self._opened({"connect_timeout": "10", **self.parameters}) as connection:
             info = connection.info
             used = {o.keyword.decode(): o.val.decode() for o in connection.pgconn.info if o.val}
@@ -193,7 +197,12 @@ class Database:
             if "host" in used or info.host != info.hostaddr:
                 found["host"] = info.host
             reached = used | {keyword: value for keyword, value in found.items() if value}
-            version = info.parameter_status("server_version") or "0"
+            login = Login(
+                parameters=reached,
+                server_version=info.parameter_status("server_version") or "0",
+                # The URL does not tell: libpq's `sslmode=prefer` is encrypted or not as the server has it.
+                is_plain_and_local=not connection.pgconn.ssl_in_use and _is_here(info.hostaddr, info.host),
+            )
             problem = why_not_ours(connection, lambda: self._opened(reached))
         if problem:
             raise DatabaseError(
@@ -203,7 +212,7 @@ class Database:
                 f"with connections to spare, into {self.source}, or into another variable that "
                 "backup.url_variable names.",
             )
-        return reached, version
+        return login
 
     @contextmanager
     def _opened(self, parameters: Mapping[str, str], **options: Any) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
@@ -223,6 +232,11 @@ class Database:
                 yield connection
             except psycopg.Error as error:
                 raise DatabaseError(f"{self} refused or was lost: {' '.join(str(error).split())}") from error
+
+
+def _is_here(address: str, host: str) -> bool:
+    """Whether a server is on this machine; of a socket there is no address, and its folder is the host."""
+    return ip_address(address).is_loopback if address else host.startswith(("/", "@"))
 
 
 def _variables() -> dict[str, str]:

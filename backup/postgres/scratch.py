@@ -16,7 +16,10 @@ from backup.postgres.tables import Connection
 
 PREFIX = "cdc_scratch_"
 _MARK = "scratch database of cdc-backup; dropped by its next run if it is still here"
-_AVOID = "Give the role CREATEDB, set backup.scratch to a URL, or install cdc-backup[embedded]."
+_AVOID = (
+    "Give the role CREATEDB; or set backup.scratch to auto and install cdc-backup[embedded], or to the URL of a server "
+    "where a role may."
+)
 
 # Without a comment yet: its maker was killed right after CREATE DATABASE. Nobody else makes such a name.
 _LEFT = """
@@ -38,6 +41,17 @@ class Scratch:
     place: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a scratch database would be: `host` leads to its server; None is an embedded one that is started for it."""
+
+    host: Database | None
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
 @contextmanager
 def scratch_database(database: Database, where: str) -> Iterator[Scratch]:
     """An empty database that is dropped on leaving; what killed runs left is dropped first.
@@ -50,36 +64,59 @@ def scratch_database(database: Database, where: str) -> Iterator[Scratch]:
     Raises:
         BackupError: there can be none.
     """
+    place = find_place(database, where)
+    if place.host is not None:
+        with _created(place.host, database) as made:
+            yield Scratch(database=made, place=place.name)
+        return
+    with start_server(embedded_binaries(), settings=DISPOSABLE) as server:
+        host = Database.from_url(f"{server.url()}?sslmode=disable", "the embedded server")
+        _copy_roles(database, host)
+        with _created(host, database) as made:
+            yield Scratch(database=made, place=place.name)
+
+
+def find_place(database: Database, where: str) -> Place:
+    """Where `scratch_database` makes one; nothing is made.
+
+    Raises:
+        BackupError: it can make none.
+    """
     if where == "auto":
-        where = "server" if may_create(database) else "embedded"
-    if where == "server":
-        with _created(database, database) as made:
-            yield Scratch(database=made, place=f"the same server ({database.host})")
-    elif where == "embedded":
+        # A pooler may not know the database that we make.
+        where = "embedded" if _why_none(database) or _is_pooled(database) else "server"
+    if where == "embedded":
         try:
-            binaries = embedded_binaries()
+            embedded_binaries()
         except UsageError as error:
             raise BackupError("There is no place for a scratch database.", remedy=_AVOID) from error
-        with start_server(binaries, settings=DISPOSABLE) as server:
-            host = Database.from_url(f"{server.url()}?sslmode=disable", "the embedded server")
-            _copy_roles(database, host)
-            with _created(host, database) as made:
-                yield Scratch(database=made, place="an embedded server on this machine")
-    else:
-        host = Database.from_url(where, "backup.scratch")
-        with _created(host, database) as made:
-            yield Scratch(database=made, place=f"the server of backup.scratch ({host.host})")
+        return Place(host=None, name="an embedded server on this machine")
+    host = database if where == "server" else Database.from_url(where, "backup.scratch")
+    if why := _why_none(host):
+        raise BackupError(
+            f"There can be no scratch database on {host.host}: {why}.",
+            untouched="Nothing was made there.",
+            remedy=_AVOID,
+        )
+    named = "the same server" if where == "server" else "the server of backup.scratch"
+    return Place(host=host, name=f"{named} ({host.host})")
 
 
-def may_create(database: Database) -> bool:
-    """Whether the role may create a database on its server."""
+def _why_none(database: Database) -> str:
+    """Why the role can make no database on its server; empty where it can."""
     with database.connect() as connection:
         row = connection.execute(
-            "select rolsuper or rolcreatedb, pg_is_in_recovery(), pg_backend_pid() from pg_roles"
-            " where rolname = current_user"
+            "select rolsuper or rolcreatedb, pg_is_in_recovery() from pg_roles where rolname = current_user"
         ).fetchone()
-        # Another process number than the login's: a pooler, which may not know the database that we make.
-        return bool(row and row[0] and not row[1] and row[2] == connection.info.backend_pid)
+    if row is None or not row[0]:
+        return f"the role {database.user} may create none"
+    return "it is a standby" if row[1] else ""
+
+
+def _is_pooled(database: Database) -> bool:
+    """Whether the server tells of another process than the login did."""
+    with database.connect() as connection:
+        return connection.execute("select pg_backend_pid()").fetchone() != (connection.info.backend_pid,)
 
 
 def count_sessions(connection: Connection) -> int | None:

@@ -18,6 +18,7 @@ from backup.postgres.tables import (
     Obstacle,
     Schemas,
     Table,
+    find_closed_sequences,
     find_obstacles,
     find_tables,
     missing_schemas,
@@ -127,7 +128,13 @@ def take_snapshot(
                     untouched="Nothing was backed up.",
                 )
             seen |= {table.oid: table for table in tables}
-            _refuse_obstacles((*find_obstacles(connection, tables), *_unreadable_on_standby(connection, tables)))
+            _refuse_obstacles(
+                (
+                    *find_obstacles(connection, tables),
+                    *_unreadable_on_standby(connection, tables),
+                    *find_closed_sequences(connection, tables),
+                )
+            )
             if _lock(connection, tables, lock_timeout):
                 now = select_tables(find_tables(connection, prefix=prefix, schemas=schemas), names)[0]
                 if now == tables:
@@ -278,9 +285,10 @@ def _unreadable_on_standby(connection: Connection, tables: Sequence[Table]) -> t
 
 def _refuse_obstacles(obstacles: Sequence[Obstacle]) -> None:
     if obstacles:
+        statements = dict.fromkeys(obstacle.remedy for obstacle in obstacles if obstacle.remedy)
         raise BackupError(
             "CDC tables that cannot be read completely:\n"
             + "\n".join(f"  {obstacle.table}: {obstacle.cause}" for obstacle in obstacles),
             untouched="Nothing was backed up.",
-            remedy="Give the role the rights (SELECT, USAGE on the schema, BYPASSRLS), or use the tables' owner.",
+            remedy="\n".join(["Use the tables' owner, or let who may do so run:", *statements]) if statements else "",
         )

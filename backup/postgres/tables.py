@@ -70,10 +70,11 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Obstacle:
-    """Why a table cannot be backed up."""
+    """Why a table cannot be backed up; `remedy` is the statement that takes the obstacle away, where there is one."""
 
     table: Table
     cause: str
+    remedy: str = ""
 
 
 _BY_PREFIX = """
@@ -164,23 +165,56 @@ from pg_attribute where attrelid = any(%s::oid[]) and attnum > 0 and not attisdr
 """
 
 _OBSTACLES = """
-select c.oid::int8,
-       case
-           when e.extname is not null then
-               format('belongs to the extension %%s, so pg_dump writes none of its rows', e.extname)
-           when not has_schema_privilege(n.oid, 'USAGE') then
-               format('the role %%s has no USAGE on its schema', current_user)
-           when c.relkind <> 'f' and not has_table_privilege(c.oid, 'SELECT') then
-               format('the role %%s has no SELECT on it', current_user)
-           when row_security_active(c.oid) then
-               format('row security hides rows of it from the role %%s', current_user)
-       end as cause
+select c.oid::int8, o.cause, o.remedy
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
 left join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid and d.objsubid = 0
                      and d.refclassid = 'pg_extension'::regclass and d.deptype = 'e'
 left join pg_extension e on e.oid = d.refobjid
+cross join lateral (
+    select format('belongs to the extension %%s, so pg_dump writes none of its rows', e.extname) as cause, '' as remedy
+    where e.extname is not null
+  union all
+    select format('the role %%s has no USAGE on its schema', current_user),
+           format('GRANT USAGE ON SCHEMA %%I TO %%I;', n.nspname, current_user)
+    where not has_schema_privilege(n.oid, 'USAGE')
+  union all
+    select format('the role %%s has no SELECT on it', current_user),
+           format('GRANT SELECT ON %%I.%%I TO %%I;', n.nspname, c.relname, current_user)
+    where c.relkind <> 'f' and not has_table_privilege(c.oid, 'SELECT')
+  union all
+    select format('row security hides rows of it from the role %%s', current_user),
+           format('ALTER ROLE %%I BYPASSRLS;', current_user)
+    where row_security_active(c.oid)
+) o
 where c.oid = any(%s::oid[])
+order by n.nspname, c.relname
+"""
+
+# What pg_dump reads of a table besides its rows: where the sequences stand that a column owns or draws on.
+_SEQUENCES = """
+with drawn (relation, sequence) as (
+    select d.refobjid, d.objid from pg_depend d
+    where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.deptype in ('a', 'i')
+      and d.refobjid = any(%(oids)s::oid[])
+  union
+    select f.adrelid, d.refobjid from pg_attrdef f
+    join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid and d.refclassid = 'pg_class'::regclass
+    where f.adrelid = any(%(oids)s::oid[])
+)
+select drawn.relation::int8, o.cause, o.remedy
+from drawn join pg_class s on s.oid = drawn.sequence and s.relkind = 'S'
+join pg_namespace n on n.oid = s.relnamespace
+cross join lateral (
+    select format('the role %%s has no USAGE on the schema of its sequence %%s.%%s', current_user, nspname, relname),
+           format('GRANT USAGE ON SCHEMA %%I TO %%I;', nspname, current_user)
+    where not has_schema_privilege(n.oid, 'USAGE')
+  union all
+    select format('the role %%s has no SELECT on its sequence %%s.%%s', current_user, nspname, relname),
+           format('GRANT SELECT ON SEQUENCE %%I.%%I TO %%I;', nspname, relname, current_user)
+    where not has_sequence_privilege(s.oid, 'SELECT')
+) o (cause, remedy)
+order by n.nspname, s.relname, drawn.relation
 """
 
 _MISSING_SCHEMAS = "select s from unnest(%s::text[]) s where not exists (select from pg_namespace where nspname = s)"
@@ -233,7 +267,14 @@ def find_obstacles(connection: Connection, tables: tuple[Table, ...]) -> tuple[O
     """What keeps the connection's role from reading every row of `tables`; empty when nothing does."""
     by_oid = {table.oid: table for table in tables}
     rows = connection.execute(_OBSTACLES, [list(by_oid)]).fetchall()
-    return tuple(Obstacle(table=by_oid[oid], cause=cause) for oid, cause in rows if cause)
+    return tuple(Obstacle(table=by_oid[oid], cause=cause, remedy=remedy) for oid, cause, remedy in rows)
+
+
+def find_closed_sequences(connection: Connection, tables: tuple[Table, ...]) -> tuple[Obstacle, ...]:
+    """The sequences of `tables` that the connection's role may not read: pg_dump fails where it may not."""
+    by_oid = {table.oid: table for table in tables}
+    rows = connection.execute(_SEQUENCES, {"oids": list(by_oid)}).fetchall()
+    return tuple(Obstacle(table=by_oid[oid], cause=cause, remedy=remedy) for oid, cause, remedy in rows)
 
 
 def missing_schemas(connection: Connection, schemas: Schemas) -> tuple[str, ...]:
