@@ -81,8 +81,12 @@ class Report:
             grid.add_column(
                 heading.removeprefix("#"), justify="right" if right else "left", no_wrap=right or not number
             )
-        for row in rows:
-            grid.add_row(*map(visible, row))
+        if all(column.no_wrap for column in grid.columns):
+            # A cell a column instead of one a row looks the same where no line is broken, in a fifth of the time.
+            grid.add_row(*("\n".join(map(visible, column)) for column in zip(*rows, strict=True)))
+        else:
+            for row in rows:
+                grid.add_row(*map(visible, row))
         self._console.print(grid)
 
     def profile(self, run: Step) -> None:

@@ -5,7 +5,6 @@ The layout is that of `ReadHead` and `ReadToc` in PostgreSQL's `pg_backup_archiv
 costs no process.
 """
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ def read_archive(folder: Path) -> tuple[Entry, ...]:
     """
     try:
         return _entries(memoryview((folder / "toc.dat").read_bytes()))
-    except (FileNotFoundError, IndexError, ValueError, struct.error) as error:
+    except (FileNotFoundError, IndexError, ValueError) as error:
         raise BackupError(
             "pg_dump ended as if all were well, and wrote no whole table of contents.",
             untouched="No session was written.",
@@ -114,15 +113,16 @@ def _readers(
 ) -> tuple[Callable[[], int], Callable[[], str], Callable[[int], None]]:
     """Functions that read an integer, read a text (a null one is empty), and skip bytes, from `start` on."""
     position = start
-    magnitude = struct.Struct("<Q")
-    padding = bytes(8 - int_size)
 
     def integer() -> int:
         nonlocal position
+        digits = data[position + 1 : position + 1 + int_size]
+        if len(digits) < int_size:
+            raise ValueError("it ends too early")
+        value = int.from_bytes(digits, "little")
         negative = data[position]
-        (value,) = magnitude.unpack(bytes(data[position + 1 : position + 1 + int_size]) + padding)
         position += 1 + int_size
-        return -int(value) if negative else int(value)
+        return -value if negative else value
 
     def text() -> str:
         nonlocal position

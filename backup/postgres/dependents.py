@@ -9,17 +9,24 @@ from backup.postgres.tables import Address, Connection, Table
 FUNCTIONS = frozenset({"aggregate", "function", "procedure"})
 """What `pg_identify_object` calls functions of every sort."""
 
-# Views over views as well, and what takes a row of a table or view as an argument.
+# Views over views as well, and what takes a row of a table or view as an argument. Whatever speaks of a relation does
+# so by itself, its row type or an array of that; found out first, so that each table is not compared with each rule.
 _DEPENDENTS = """
-with recursive relations (oid, root) as (
+with recursive spoken (oid, classid, objid) as materialized (
+    select case d.refclassid when 'pg_class'::regclass then d.refobjid
+                             else coalesce(nullif(t.typrelid, 0), e.typrelid) end,
+           d.classid, d.objid
+    from pg_depend d
+    left join pg_type t on d.refclassid = 'pg_type'::regclass and t.oid = d.refobjid
+    left join pg_type e on e.oid = t.typelem and e.typarray = t.oid
+    where d.deptype = 'n' and d.refclassid in ('pg_class'::regclass, 'pg_type'::regclass)
+      and d.classid in ('pg_proc'::regclass, 'pg_rewrite'::regclass, 'pg_policy'::regclass)
+), relations (oid, root) as (
     select oid, oid from pg_class where oid = any(%(t)s::oid[])
   union
     select w.ev_class, r.root
     from relations r
-    join pg_type t on t.typrelid = r.oid
-    join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.deptype = 'n'
-        and ((d.refclassid = 'pg_class'::regclass and d.refobjid = r.oid)
-             or (d.refclassid = 'pg_type'::regclass and d.refobjid in (t.oid, t.typarray)))
+    join spoken d on d.oid = r.oid and d.classid = 'pg_rewrite'::regclass
     join pg_rewrite w on w.oid = d.objid and w.ev_type = '1'
     where w.ev_class <> all(%(t)s::oid[])
 ), hanging (classid, oid, root) as (
@@ -38,11 +45,7 @@ with recursive relations (oid, root) as (
   union
     select d.classid, d.objid, r.root
     from relations r
-    join pg_type t on t.typrelid = r.oid
-    join pg_depend d on d.deptype = 'n'
-        and d.classid in ('pg_proc'::regclass, 'pg_rewrite'::regclass, 'pg_policy'::regclass)
-        and ((d.refclassid = 'pg_class'::regclass and d.refobjid = r.oid)
-             or (d.refclassid = 'pg_type'::regclass and d.refobjid in (t.oid, t.typarray)))
+    join spoken d on d.oid = r.oid
     where not exists (select from pg_rewrite w where d.classid = 'pg_rewrite'::regclass and w.oid = d.objid
                       and (w.ev_type = '1' or w.ev_class = r.oid))
       and not exists (select from pg_policy p where d.classid = 'pg_policy'::regclass and p.oid = d.objid

@@ -132,12 +132,12 @@ def find_needs(
     by_table = defaultdict(list)
     for address, table in parts.items():
         by_table[table].append(address)
-    stop = {*roots.values(), *parts}
+    # A table's own sequences are never come to, for all that is its own is where it begins.
+    stop = {*roots.values(), *parts} - owned.keys()
     by_oid = {}
     for table, root in roots.items():
         own = [root, *by_table[table]]
-        others = {address for address in owned if parts[address] != table}
-        closure = [a for a in _closure(own, reaches, stop=stop - others) if a not in own]
+        closure = [a for a in _closure(own, reaches, stop=stop) if a not in own]
         # The table's own sequence too, where a need of it, such as a domain, has it in its default.
         closure += (a for a in own if a in owned and any(a in reaches[c] for c in closure if c in reaches))
         by_oid[table] = tuple(needs[a] for a in closure if a in needs)

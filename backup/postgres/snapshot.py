@@ -25,7 +25,8 @@ from backup.postgres.tables import (
 )
 
 _ATTEMPTS = 5
-_TABLES_A_QUERY = 500
+_TABLES_A_QUERY = 50
+"""Planning a query of more takes longer than what it saves: for 500 tables twice as long as all the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """SQL text for files that psql reads: quoting, and statements that are tried where they may fail."""
 
 import re
+from functools import lru_cache
 
 from psycopg import sql
 
@@ -63,11 +64,13 @@ def dollars(text: str, tag: str = "cdc_sql") -> str:
     return f"${tag}${text}${tag}$"
 
 
+@lru_cache(maxsize=1024)
 def identifier(*parts: str) -> str:
     """A quoted, qualified name."""
     return sql.Identifier(*parts).as_string(None)
 
 
+@lru_cache(maxsize=1024)
 def literal(value: str) -> str:
     """A string constant."""
     return sql.Literal(value).as_string(None).strip()

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -77,13 +77,14 @@ def write_session(
         )
     contents = sort_contents(snapshot.tables, surroundings, dump)
     with_rows = [table.table for table in contents.tables if table.rows]
-    names = file_names((table.schema, table.name) for table in with_rows)
-    files = {table.oid: name for table, name in zip(with_rows, names, strict=True)}
+    file_of = file_names((table.schema, table.name) for table in with_rows)
+    files = {table.oid: file for table, file in zip(with_rows, file_of, strict=True)}
+    names = {table.table.oid: str(table.table) for table in contents.tables}
     title = f"{snapshot.database}, {snapshot.moment:%Y-%m-%d %H:%M:%S} UTC"
     with step("files, hashed and on the disk"), ThreadPoolExecutor(max_workers=jobs) as threads:
         saved = list(
             threads.map(
-                lambda table: _save(table, contents, partial, files.get(table.table.oid), title, compression),
+                lambda table: _save(table, contents, names, partial, files.get(table.table.oid), title, compression),
                 contents.tables,
             )
         )
@@ -131,12 +132,13 @@ def write_session(
 def _save(
     saved: TableContents,
     contents: Contents,
+    names: Mapping[int, str],
     partial: Path,
     file: str | None,
     title: str,
     compression: Compression | None,
 ) -> SavedTable:
-    """Write the table's file, where it has rows; what there is to know of it."""
+    """Write the table's file, where it has rows; what there is to know of it. `names` are all tables', by OID."""
     table, rows = saved.table, saved.rows
     digest = offset = length = packed = None
     if rows and file:
@@ -167,7 +169,7 @@ def _save(
         definition_sha256=definition_digest(saved),
         key=table.key,
         columns=tuple((column.number, column.name, column.type) for column in table.columns),
-        parents=tuple(str(c.table) for c in contents.tables if c.table.oid in table.parents),
+        parents=tuple(names[parent] for parent in table.parents if parent in names),
         packed=packed,
     )
 
