@@ -36,6 +36,7 @@ from backup.session.drill import drill_session
 from backup.session.folder import Session, folder_size, new_session, open_session
 from backup.session.prune import Kept, prune_sessions, review_sessions
 from backup.session.restore import RestoreMode
+from backup.session.undrilled import tell, undrilled
 from backup.session.write import write_session
 from backup.settings import Mode, Rehearse, Settings, load_settings
 from backup.stand_guard import stand_against
@@ -522,17 +523,17 @@ class CDCBackup:
             self._report.warn(f"Old sessions could not be pruned: {error}")
 
     def _drill(self, database: Database, session: Session, clients: Clients) -> None:
+        scratch = None
         try:
             with (
                 self._report.step("Drilling: restoring on a scratch database"),
                 scratch_database(database, self.settings.scratch) as scratch,
             ):
                 self.result.drill = drill_session(session, scratch=scratch, clients=clients, jobs=self.settings.jobs)
-        except OSError as error:
-            raise BackupError(
-                f"The session {session.name} could not be drilled: {error}.",
-                untouched=f"It is kept, unproven, in {session.path}.",
-            ) from error
+        except (BackupError, OSError) as error:
+            if scratch is not None and isinstance(error, BackupError):
+                raise
+            raise undrilled(session, tell(error), getattr(error, "remedy", "See to that.")) from error
         self._report.say(f"Proven: restored on {scratch.place}, dumped again, and found the same.", "bold green")
         if self.result.drill.delta:
             self._report.say("Proven as well: dropped, restored with its delta, and found to hold both.", "bold green")
