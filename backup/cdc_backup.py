@@ -548,18 +548,19 @@ class CDCBackup:
     def _drill(self, database: Database, session: Session, clients: Clients) -> None:
         from backup.postgres.scratch import scratch_database
         from backup.session.drill import drill_session
+        from backup.session.undrilled import tell, undrilled
 
+        scratch = None
         try:
             with (
                 self._report.step("Drilling: restoring on a scratch database"),
                 scratch_database(database, self.settings.scratch) as scratch,
             ):
                 self.result.drill = drill_session(session, scratch=scratch, clients=clients, jobs=self.settings.jobs)
-        except OSError as error:
-            raise BackupError(
-                f"The session {session.name} could not be drilled: {error}.",
-                untouched=f"It is kept, unproven, in {session.path}.",
-            ) from error
+        except (BackupError, OSError) as error:
+            if scratch is not None and isinstance(error, BackupError):
+                raise
+            raise undrilled(session, tell(error), getattr(error, "remedy", "See to that.")) from error
         self._report.say(f"Proven: restored on {scratch.place}, dumped again, and found the same.", "bold green")
         if self.result.drill.delta:
             self._report.say("Proven as well: dropped, restored with its delta, and found to hold both.", "bold green")

@@ -72,6 +72,10 @@ class ProcessError(BackupError):
         self.stderr = stderr
 
 
+class UndrilledError(BackupError):
+    """A session could not be drilled: nothing new is known of it, and what was known holds."""
+
+
 class DeclinedError(CDCBackupError):
     """A person said no; the migration was not started."""
 

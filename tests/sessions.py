@@ -146,12 +146,16 @@ def _entries(said: str) -> list[str]:
     return re.split(r"^--\n-- (?:Data for )?Name: .*\n--\n", said, flags=re.MULTILINE)
 
 
-def pretending(folder: Path, real: InstalledClients, script: str) -> InstalledClients:
-    """Clients whose pg_dump is a shell script; `real` in it stands for what runs the real one."""
+def pretending(
+    folder: Path, real: InstalledClients, script: str, *, program: Literal["pg_dump", "psql"] = "pg_dump"
+) -> InstalledClients:
+    """Clients of which one is a shell script; `real` in it stands for what runs the real one."""
     folder.mkdir(exist_ok=True)
-    program = folder / "pg_dump"
-    program.write_text(f'#!/bin/sh\nreal() {{ {shlex.quote(str(real.folder / "pg_dump"))} "$@"; }}\n{script}\n')
-    program.chmod(0o755)
+    for name in ("pg_dump", "psql"):
+        there = folder / name
+        then = script if name == program else 'real "$@"'
+        there.write_text(f'#!/bin/sh\nreal() {{ {shlex.quote(str(real.folder / name))} "$@"; }}\n{then}\n')
+        there.chmod(0o755)
     return InstalledClients(folder=folder, version=real.version)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Literal
@@ -10,16 +11,20 @@ import psycopg
 import pytest
 
 from backup.cdc_backup import CDCBackup
-from backup.errors import BackupError, RestoreError
+from backup.errors import BackupError, RestoreError, UndrilledError
 from backup.migration.command import MigrationCommand
-from backup.postgres.embedded import Server
+from backup.postgres.embedded import Server, start_server
+from backup.postgres.scratch import scratch_database
+from backup.session.drill import drill_session
 from backup.session.folder import MANIFEST, RESTORE_SCRIPT, Session, open_session
 from backup.session.rows import digest_rows
 from backup.session.sidecar import Drill
+from tests.chain import new_project
 from tests.lacking import lacking
 from tests.restoring import bring_back, drill, everything, oddities, proven
 from tests.servers import FreshDatabase, fresh_database
-from tests.sessions import fresh_role, write
+from tests.sessions import clients_for, fresh_role, pretending, reached, write
+from tests.test_chain import small_disk
 
 TABLES = """
     create table users (id int primary key, name text); insert into users values (1, 'a');
@@ -271,3 +276,88 @@ def test_copied_rows_are_told_apart_whatever_their_order(tmp_path: Path) -> None
         for name in ("one", "other", "changed")
     )
     assert one == other != changed
+
+
+@pytest.mark.parametrize(
+    ("program", "when"),
+    [("psql", "before"), ("psql", "in the middle"), ("pg_dump", "before"), ("pg_dump", "at the end")],
+)
+def test_a_lost_server_says_nothing_of_the_session(
+    embedded_server: Server, tmp_path: Path, program: Literal["pg_dump", "psql"], when: str
+) -> None:
+    with fresh_database(embedded_server) as database, start_server(embedded_server.binaries) as lost:
+        database.execute(TABLES)
+        session = proven(database, tmp_path / "root")
+        proof = Drill.read(session.path)
+        postmaster = (lost.data / "postmaster.pid").read_text().splitlines()[0]
+        end = f"kill -QUIT {postmaster}; while kill -0 {postmaster} 2>/dev/null; do sleep 0.05; done"
+        script = {
+            "before": f'{end}; real "$@"',
+            "in the middle": f"{{ echo '\\! {end}'; cat; }} | real \"$@\"",
+            "at the end": f'real "$@" && {{ {end}; }}',
+        }[when]
+        clients = pretending(tmp_path / "clients", clients_for(database), script, program=program)
+        with (
+            scratch_database(reached(database), lost.url()) as scratch,
+            pytest.raises(UndrilledError, match="could not be drilled: the server of the scratch database was lost"),
+        ):
+            drill_session(session, scratch=scratch, clients=clients, jobs=2)
+        assert Drill.read(session.path) == proof
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_a_full_disk_says_nothing_of_the_session(
+    embedded_server: Server, tmp_path: Path, compression: Literal["zstd"] | None
+) -> None:
+    with new_project(embedded_server, tmp_path / "project") as project:
+        project.database.execute(
+            "insert into _cdc_roles select n, repeat(md5(n::text), 30) from generate_series(3, 2000) n"
+        )
+        session = write(project.database, tmp_path / "root", compression=compression)
+        size = sum(path.stat().st_size for path in session.path.iterdir())
+        with small_disk(tmp_path / "disk", size // 1024 + 200) as disk:
+            shutil.copytree(session.path, disk / session.name)
+            project.configure(path=str(disk))
+            done = project.cdc("drill")
+            assert done.code == 3
+            assert f"The session {session.name} could not be drilled: there was no room left." in done.stdout
+            assert f"Make room in {disk}," in done.stdout
+            assert "no proof" not in done.said
+            assert "ALTER FUNCTION" not in done.said
+            listed, _ = project.json("list")
+            assert [one["drilled"] for one in listed["sessions"]] == [None]
+            subprocess.run(("mount", "-o", "remount,size=20m", str(disk)), check=True)
+            project.database.execute("drop table _cdc_roles")
+            done = project.cdc("restore", "--yes")
+            assert done.code == 0, done.said
+            assert "no proof" not in done.said
+            assert "the session is not drilled" in done.stdout
+            assert project.cdc("drill").code == 0
+
+
+def test_a_killed_program_says_nothing_of_the_session(embedded_server: Server, tmp_path: Path) -> None:
+    with fresh_database(embedded_server) as database:
+        database.execute(TABLES)
+        session = write(database, tmp_path / "root")
+        clients = pretending(tmp_path / "clients", clients_for(database), "kill -9 $$", program="psql")
+        with (
+            scratch_database(reached(database), "server") as scratch,
+            pytest.raises(UndrilledError, match="psql was ended by signal 9"),
+        ):
+            drill_session(session, scratch=scratch, clients=clients, jobs=2)
+        assert Drill.read(session.path) is None
+
+
+def test_a_scratch_database_that_cannot_be_made_leaves_a_session_that_is_not_drilled(
+    embedded_server: Server, tmp_path: Path
+) -> None:
+    with new_project(embedded_server, tmp_path / "project") as project:
+        project.configure(drill=False)
+        assert project.cdc("backup").code == 0
+        project.configure(drill=True, scratch="postgresql://postgres@127.0.0.1:1/postgres")
+        done = project.cdc("drill")
+        assert done.code == 3
+        assert (
+            f"The session {project.published[0].name} could not be drilled: No connection to postgres on" in done.said
+        )
+        assert Drill.read(project.published[0]) is None

@@ -227,11 +227,12 @@ class Database:
                 untouched="Nothing was read or changed.",
                 remedy=tell_remedy(cause, self.source),
             ) from None
-        with connection:
-            try:
+        # The end of the block too asks the server: for a COMMIT.
+        try:
+            with connection:
                 yield connection
-            except psycopg.Error as error:
-                raise DatabaseError(f"{self} refused or was lost: {' '.join(str(error).split())}") from error
+        except psycopg.Error as error:
+            raise DatabaseError(f"{self} refused or was lost: {' '.join(str(error).split())}") from error
 
 
 def _is_here(address: str, host: str) -> bool:

@@ -35,10 +35,19 @@ _SESSIONS = "select (to_jsonb(d) ->> 'sessions')::int8 from pg_stat_database d w
 
 @dataclass(frozen=True, kw_only=True)
 class Scratch:
-    """A scratch database, and where it is, for people."""
+    """A scratch database, and where it is, for people; `witness` is a connection to it that lasts as long."""
 
     database: Database
     place: str
+    witness: Connection
+
+    def lives(self) -> bool:
+        """Whether its server runs, and did so all the time."""
+        try:
+            self.witness.execute("select 1")
+        except psycopg.Error:
+            return False
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +75,14 @@ def scratch_database(database: Database, where: str) -> Iterator[Scratch]:
     """
     place = find_place(database, where)
     if place.host is not None:
-        with _created(place.host, database) as made:
-            yield Scratch(database=made, place=place.name)
+        with _created(place.host, database) as (made, witness):
+            yield Scratch(database=made, place=place.name, witness=witness)
         return
     with start_server(embedded_binaries(), settings=DISPOSABLE) as server:
         host = Database.from_url(f"{server.url()}?sslmode=disable", "the embedded server")
         _copy_roles(database, host)
-        with _created(host, database) as made:
-            yield Scratch(database=made, place=place.name)
+        with _created(host, database) as (made, witness):
+            yield Scratch(database=made, place=place.name, witness=witness)
 
 
 def find_place(database: Database, where: str) -> Place:
@@ -126,7 +135,7 @@ def count_sessions(connection: Connection) -> int | None:
 
 
 @contextmanager
-def _created(host: Database, like: Database) -> Iterator[Database]:
+def _created(host: Database, like: Database) -> Iterator[tuple[Database, Connection]]:
     """A new database on the server of `host`, marked as ours, with a connection of ours to it while we live."""
     name = f"{PREFIX}{secrets.token_hex(6)}"
     identifier = sql.Identifier(name)
@@ -139,14 +148,14 @@ def _created(host: Database, like: Database) -> Iterator[Database]:
             _create(connection, host, sql.SQL("create database {} template template0 {}").format(identifier, locale))
             made = host.named(name)
             # It tells other runs, also those for other databases of the server, that we live.
-            with made.connect():
+            with made.connect() as witness:
                 connection.execute(sql.SQL("comment on database {} is {}").format(identifier, _MARK))
                 # Nothing in it is worth a wait for the disk; and it is there to be written.
                 for setting in ("synchronous_commit", "default_transaction_read_only"):
                     connection.execute(
                         sql.SQL("alter database {} set {} = off").format(identifier, sql.Identifier(setting))
                     )
-                yield made
+                yield made, witness
         finally:
             # An error here must not hide the one that may have brought us here; the next run tries again.
             with suppress(psycopg.Error):

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from backup.errors import BackupError, CDCBackupError, RestoreError
+from backup.errors import BackupError, CDCBackupError, RestoreError, UndrilledError
 from backup.postgres.clients import Clients, major
 from backup.postgres.database import Database
 from backup.postgres.fingerprint import add_fingerprints, fingerprint_tables
@@ -24,9 +24,13 @@ from backup.session.plain import plain_files
 from backup.session.restore import RestoreMode, restore_session
 from backup.session.rows import digest_rows
 from backup.session.sidecar import Drill, DrilledTable
+from backup.session.undrilled import why_undrilled
 
 _LOCK_TIMEOUT = 60.0
 _CHUNK = 1024 * 1024
+_UNQUALIFIED = (
+    "If a function is at fault that names things without their schema, ALTER FUNCTION … SET search_path mends it. "
+)
 _EXPECTED = "came back NOT VALID"
 """What a foreign key says on a scratch database, where the other table is there but has no rows."""
 
@@ -41,6 +45,7 @@ def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs:
 
     Raises:
         BackupError: it is no proof; `problem` in the result that is kept says why.
+        UndrilledError: nobody knows, because the server was lost or a disk is full; no result is kept.
     """
     problem, unproven, tables = "", "", tuple[DrilledTable, ...]()
     delta, delta_problem = False, ""
@@ -53,11 +58,15 @@ def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs:
             try:
                 delta = _prove_delta(session, files, scratch.database, clients, tables)
             except (CDCBackupError, OSError) as error:
+                if undrilled := why_undrilled(error, session, scratch):
+                    raise undrilled from error
                 delta_problem = str(error)
-    except CDCBackupError as error:
+    except UndrilledError:
+        raise
+    except (CDCBackupError, OSError) as error:
+        if undrilled := why_undrilled(error, session, scratch):
+            raise undrilled from error
         problem = str(error)
-    except OSError as error:
-        problem = f"{error.filename}: {error.strerror}"
     drill = Drill(
         moment=datetime.now(UTC),
         scratch=scratch.place,
@@ -72,8 +81,7 @@ def drill_session(session: Session, *, scratch: Scratch, clients: Clients, jobs:
         raise BackupError(
             f"The session {session.name} is no proof against loss. Restored on {scratch.place}: {problem}",
             untouched=f"It is kept, and marked so, in {session.path}.",
-            remedy="If a function is at fault that names things without their schema, ALTER FUNCTION … SET "
-            "search_path mends it. backup.drill: off goes on without a proof.",
+            remedy=(_UNQUALIFIED if "does not exist" in problem else "") + "backup.drill: off goes on without a proof.",
         )
     if delta_problem:
         raise BackupError(

@@ -1,5 +1,6 @@
 """A session's files as psql reads them: proven to be what was written, unpacked where they are compressed."""
 
+import errno
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -51,7 +52,7 @@ def _unpack(session: Session, tables: Sequence[SavedTable], folder: Path) -> Non
     needed = sum(table.packed.plain_bytes for table in tables if table.packed)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(f"it takes {needed:,} bytes, and {free:,} are free")
+        raise OSError(errno.ENOSPC, f"it takes {needed:,} bytes, and {free:,} are free")
     wrong = []
     for table in tables:
         assert table.packed and table.file and table.plain_file and table.sha256  # noqa: PT018, S101 - packed ones have all
