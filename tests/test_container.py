@@ -1,15 +1,18 @@
 """PostgreSQL in a container: found, reached, and its own programs used, with nothing left behind."""
 
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import quote
 
 import docker
@@ -102,6 +105,15 @@ def cdc(folder: Path, *arguments: str, **variables: str) -> Ended:
 
 def configure(folder: Path, **keys: object) -> None:
     Project(folder=folder, database=None).configure(**keys)  # type: ignore[arg-type]
+
+
+def put_program(container: Any, name: str, text: str) -> None:
+    """Put a script into the container."""
+    archive, member = io.BytesIO(), tarfile.TarInfo(name)
+    member.size, member.mode = len(text), 0o755
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.addfile(member, io.BytesIO(text.encode()))
+    assert container.put_archive("/", archive.getvalue())
 
 
 def left_inside(engine: docker.DockerClient, name: str) -> list[str]:
@@ -473,6 +485,28 @@ def test_the_doctor_says_which_container_it_is_and_whether_its_programs_serve(
     done = cdc(tmp_path, "doctor")
     assert done.code == 2
     assert "missing  database       There is no container nobody;" in done.stdout
+
+
+def test_the_doctor_looks_at_the_room_inside_where_the_containers_programs_are_taken(
+    engine: docker.DockerClient, shop: str, database: Connection, tmp_path: Path
+) -> None:
+    assert database.execute("select 1").fetchone() == (1,)
+    configure(tmp_path, clients="container", container=shop)
+    done = cdc(tmp_path, "doctor")
+    assert done.code == 0, done.said
+    assert "warning  space inside   not looked at, for there is no df in the container" in done.stdout
+    container = engine.containers.get(shop)
+    try:
+        for free, code, said in (
+            (10**6, 0, "ok       space inside   1"),
+            (1, 3, "missing  space inside   1.0 kB free"),
+        ):
+            put_program(container, "bin/df", f"#!/bin/sh\necho Filesystem\necho disk 9 9 {free} 99% /tmp\n")
+            done = cdc(tmp_path, "doctor")
+            assert (done.code, said in done.stdout) == (code, True), done.said
+        assert left_inside(engine, shop) == []
+    finally:
+        container.exec_run(["/bin/rm", "-f", "/bin/df"], user="0")
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -322,28 +323,63 @@ def test_schemas_that_a_backup_would_refuse_are_missing(plain: Project) -> None:
         assert (done.code, said in done.stdout) == (2, True)
 
 
-def test_a_disk_that_is_too_small_or_cannot_be_written_is_missing(plain: Project, tmp_path: Path) -> None:
-    plain.database.execute("insert into _cdc_roles select n, repeat('x', 1000) from generate_series(3, 400) n")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ("mount", "-t", "tmpfs", "-o", "size=256k", "none", str(disk))
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Callable[[str], None]]:
+    """A file system of its own in the folder; what is called mounts it again with such options."""
+    mount = ("mount", "-t", "tmpfs", "-o", "size=100k", "none", str(folder))
+
+    def remount(options: str) -> None:
+        subprocess.run((*mount[:3], "-o", f"remount,{options}", *mount[5:]), check=True)
+
+    folder.mkdir()
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         lacking("a full disk (only root may mount a small tmpfs, and in a container often not even root)")
     try:
-        plain.configure(path=str(disk / "backups"))
-        checks, ended = examine(plain)
-        assert (ended.code, checks["space"]["status"]) == (3, "missing")
-        assert plain.cdc("backup").code == 3
-        subprocess.run((*mount[:3], "-o", "remount,size=1m", *mount[5:]), check=True)
-        checks, ended = examine(plain)
-        assert (ended.code, checks["space"]["status"]) == (0, "warning")
-        subprocess.run((*mount[:3], "-o", "remount,ro", *mount[5:]), check=True)
+        yield remount
+    finally:
+        subprocess.run(("umount", str(folder)), check=True)
+
+
+@pytest.mark.parametrize(
+    ("drill", "compress", "sizes"),
+    [
+        (True, False, ("700k", "1100k", "2m")),
+        (True, "zstd", ("700k", "1500k", "2m")),
+        (False, False, ("400k", "2m")),
+        (False, "gzip", ("400k", "2m")),
+    ],
+)
+def test_where_the_doctor_finds_room_a_backup_fits_and_where_it_surely_does_not_it_is_missing(
+    plain: Project, tmp_path: Path, drill: bool, compress: bool | str, sizes: tuple[str, ...]
+) -> None:
+    # Compressed on the server, so that the tables' size there is a fraction of what they take as text.
+    plain.database.execute("insert into _cdc_roles select n, repeat(md5(n::text), 80) from generate_series(3, 190) n")
+    ends = []
+    with small_disk(tmp_path / "disk") as remount:
+        plain.configure(path=str(tmp_path / "disk" / "backups"), drill=drill, compress=compress)
+        for size in sizes:
+            remount(f"size={size}")
+            checks, ended = examine(plain)
+            done = plain.cdc("backup")
+            ends.append((ended.code, done.code))
+            assert (checks["space"]["status"] == "ok") is (ended.code == 0)
+            if ended.code == 0:
+                assert done.code == 0, done.said
+            elif "which is too little" in checks["space"]["detail"]:
+                assert done.code == 3, checks["space"]["detail"]
+            shutil.rmtree(tmp_path / "disk" / "backups", ignore_errors=True)
+    assert ends[0] == (3, 3)
+    assert ends[-1] == (0, 0)
+
+
+def test_a_disk_that_cannot_be_written_is_missing(plain: Project, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as remount:
+        plain.configure(path=str(tmp_path / "disk" / "backups"))
+        remount("ro")
         checks, ended = examine(plain)
         assert (ended.code, checks["folder"]["status"]) == (3, "missing")
         assert "cannot be written" in checks["folder"]["detail"]
         assert plain.cdc("backup").code == 3
-    finally:
-        subprocess.run(("umount", str(disk)), check=True)
 
 
 def test_without_drizzle_nothing_is_missed(plain: Project) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from backup.doctor.container import look_at_container
+from backup.doctor.container import look_at_container, look_at_room_inside
 from backup.doctor.drizzle import look_at_drizzle
 from backup.doctor.project import look_at_configuration, look_at_folder
-from backup.doctor.server import look_at_server
+from backup.doctor.server import Looked, look_at_server
 from backup.errors import BackupError, CDCBackupError, ExitCode, UsageError
 from backup.reach import Reach
 from backup.report import Report
@@ -63,7 +63,7 @@ def diagnose(
 
 def _looks(settings: Settings, reach: Reach, named: Sequence[str], program: str) -> Iterator[Finding]:
     yield look_at_configuration(settings, named, program)
-    database = total = None
+    database, looked = None, Looked()
     try:
         database = reach.database
     except CDCBackupError as error:
@@ -76,8 +76,10 @@ def _looks(settings: Settings, reach: Reach, named: Sequence[str], program: str)
         )
     else:
         yield from look_at_container(reach)
-        total = yield from look_at_server(database, settings, reach)
-    yield from look_at_folder(settings, total)
+        looked = yield from look_at_server(database, settings, reach)
+    yield from look_at_folder(settings, looked.texts)
+    if database is not None:
+        yield from look_at_room_inside(database, looked.clients, looked.texts)
     yield from look_at_drizzle(settings, database)
 
 

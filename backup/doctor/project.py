@@ -12,8 +12,10 @@ from backup.result import Finding, Health
 from backup.settings import Settings
 from backup.yaml_file import read_yaml
 
-_AT_MOST = 4
-"""Times the tables' size on the server that a session took while it was written: 1 with numbers, 3.3 with bytea."""
+_A_FILE = 20_000
+"""Bytes of a table's file around its rows, or more."""
+_LEAST, MOST = 0.9, 1.3
+"""How far from the estimate of the rows' text it may be."""
 
 
 def look_at_configuration(settings: Settings, named: Sequence[str], program: str) -> Finding:
@@ -38,8 +40,8 @@ def look_at_configuration(settings: Settings, named: Sequence[str], program: str
     return Finding(check="configuration", health=Health.OK, detail="\n".join([detail, *values]), remedy=remedy)
 
 
-def look_at_folder(settings: Settings, total: int | None) -> Iterator[Finding]:
-    """Whether sessions can be written, and fit; `total` is the bytes of the CDC tables where that is known."""
+def look_at_folder(settings: Settings, texts: Sequence[int] | None) -> Iterator[Finding]:
+    """Whether sessions can be written, proven, and fit; `texts` are the bytes of each CDC table's rows where known."""
     root = settings.path
     there = next(folder for folder in (root, *root.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -53,18 +55,31 @@ def look_at_folder(settings: Settings, total: int | None) -> Iterator[Finding]:
         return
     made = "" if there == root else ", which the first backup makes"
     yield Finding(check="folder", health=Health.OK, detail=f"{root}{made}")
-    if total is None:
-        return
-    free = shutil.disk_usage(there).free
-    enough = free >= _AT_MOST * total
-    yield Finding(
+    if texts is not None:
+        yield _space(settings, there, [text + _A_FILE for text in texts if text])
+
+
+def _space(settings: Settings, folder: Path, files: Sequence[int]) -> Finding:
+    """Whether the folder has room for a session while it is written, and while it is proven.
+
+    While it is written the rows lie there as pg_dump wrote them, and the largest tables a second time in their files. A
+    drill dumps all rows a second time, beside the session, and beside its unpacked files where it is compressed.
+    """
+    whole, largest = sum(files), sum(sorted(files)[-settings.jobs :])
+    least = _LEAST * (2 * whole if settings.drill else whole)
+    most = MOST * max(whole + largest, (3 if settings.compress else 2) * whole if settings.drill else 0)
+    free = shutil.disk_usage(folder).free
+    detail = f"{size(free)} free; a session of about {size(whole)} needs {size(round(least))} to {size(round(most))}"
+    detail += " while it is written and proven" if settings.drill else " while it is written"
+    if settings.compress:
+        detail += f", and a fraction of that afterwards (compress: {settings.compress})"
+    if free >= most:
+        return Finding(check="space", health=Health.OK, detail=detail)
+    return Finding(
         check="space",
-        health=Health.OK if enough else Health.WARNING if free >= total else Health.MISSING,
-        detail=f"{size(free)} free; a session needs {size(total)} to {size(_AT_MOST * total)} while it is written"
-        + (f", and a fraction of that afterwards (compress: {settings.compress})" if settings.compress else "")
-        + "\n"
-        "(an estimate from the tables' size on the server; values that are compressed there take more)",
-        remedy="" if enough else "Make room, or set backup.path to a folder on a larger disk.",
+        health=Health.MISSING,
+        detail=f"{detail}\n{'which is too little' if free < least else 'which may be too little'}",
+        remedy="Make room, or set backup.path to a folder on a larger disk.",
     )
 
 

@@ -1,6 +1,7 @@
 """What the server tells: the database, its CDC tables, the rights, the clients that serve it, the drill's place."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 
 from backup.errors import CDCBackupError, DatabaseError
 from backup.postgres.blindness import refuse_blindness
@@ -8,6 +9,7 @@ from backup.postgres.database import Database
 from backup.postgres.scratch import find_place
 from backup.postgres.serving import ServingClients
 from backup.postgres.snapshot import Snapshot, take_snapshot
+from backup.postgres.text_size import estimate_text
 from backup.reach import Reach
 from backup.report import plural, size
 from backup.result import Finding, Health
@@ -17,20 +19,28 @@ _NAMED = 10
 """So many tables are told one by one, the largest: more would not stay on one screen."""
 
 
-def look_at_server(database: Database, settings: Settings, reach: Reach) -> Generator[Finding, None, int | None]:
-    """Each of these; returns the bytes of the CDC tables, or None where they are not known."""
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """The bytes of each CDC table's rows as text, and the clients; None where they are not known."""
+
+    texts: Sequence[int] | None = None
+    clients: ServingClients | None = None
+
+
+def look_at_server(database: Database, settings: Settings, reach: Reach) -> Generator[Finding, None, Looked]:
+    """Each of these; returns what further looks need to know."""
     try:
         with database.connect() as connection:
             version = connection.info.parameter_status("server_version") or "0"
     except DatabaseError as error:
         yield _missing("database", error, f"Start the server, or correct what {database.source} says.")
-        return None
+        return Looked()
     yield Finding(
         check="database",
         health=Health.OK,
         detail=f"{database}, PostgreSQL {version.split()[0]}; named by {database.source}",
     )
-    total = None
+    texts = None
     try:
         with take_snapshot(
             database,
@@ -39,11 +49,12 @@ def look_at_server(database: Database, settings: Settings, reach: Reach) -> Gene
             names=(),
             lock_timeout=settings.lock_timeout,
         ) as snapshot:
-            total = sum(count.bytes for count in snapshot.counts.values())
+            sizes = list(estimate_text(snapshot).values())
         refuse_blindness(database, snapshot, prefix=settings.prefix, schemas=settings.schemas)
     except CDCBackupError as error:
         yield _missing("tables", error)
     else:
+        texts = sizes
         yield _tables(snapshot, settings)
         if snapshot.tables:
             yield Finding(
@@ -61,7 +72,7 @@ def look_at_server(database: Database, settings: Settings, reach: Reach) -> Gene
     except CDCBackupError as error:
         yield _missing("clients", error)
     yield _drill(database, settings, clients)
-    return total
+    return Looked(texts=texts, clients=clients)
 
 
 def _tables(snapshot: Snapshot, settings: Settings) -> Finding:

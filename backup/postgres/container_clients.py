@@ -59,6 +59,14 @@ class ContainerClients:
             named = {str(inside): "<stdin>"} | {str(place): str(path) for path, place in places.items()}
             return self._run(folder, database, argv, {}, named)
 
+    def room(self, database: Database) -> int | None:
+        """The bytes that are free for their files inside; None where the image has no df, and nobody can tell."""
+        with self._folder(database) as folder:
+            ended = execute(folder.api, self.container.id, ("df", "-Pk", str(folder.path)), {})
+        said = ended.stdout.decode(errors="replace").split("\n")
+        free = said[1].split()[3:4] if ended.returncode == 0 and len(said) > 1 else []
+        return int(free[0]) * 1024 if free and free[0].isdecimal() else None
+
     @contextmanager
     def _folder(self, database: Database) -> Iterator[PrivateFolder]:
         with (
