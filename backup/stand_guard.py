@@ -76,6 +76,7 @@ def stand_guard(
         find=partial(find_tables, prefix=settings.prefix, schemas=settings.schemas),
         save=save,
         save_ahead=save.ahead,
+        let_go=save.let_go,
         decide=decide,
         tell=report.fail,
     )

@@ -46,3 +46,36 @@ def test_rows_that_got_another_place_between_backup_and_guard_are_not_doubled(
         back = project.cdc("restore", "--yes")
         assert back.code == 0, back.said
         assert project.database.rows("select id from _cdc_loose order by id") == [(n,) for n in range(1, 12)]
+
+
+def test_what_was_saved_ahead_comes_back_as_it_was_when_its_table_was_taken(
+    machine_server: Server, tmp_path: Path
+) -> None:
+    ahead = range(5, 20)
+    tables = "".join(
+        f"create table _cdc_{n} (id int, note text); insert into _cdc_{n} values (0, 'old');" for n in range(20)
+    )
+    with new_project(machine_server, tmp_path / "project", tables) as project:
+        database, script = project.database, project.folder / "migration.sql"
+        program = f'{database.server.binaries / "psql"} -X -q -v ON_ERROR_STOP=1 -d "$DATABASE_URL"'
+        changed = "".join(
+            f"update _cdc_{n} set note = 'sent' where id = 1; delete from _cdc_{n} where id = 2;" for n in ahead
+        )
+        script.write_text(
+            "".join(f"insert into _cdc_{n} values (1, 'pending'), (2, 'gone');" for n in range(20))
+            + "begin;"
+            + "".join(f"truncate _cdc_{n};" for n in range(5))
+            + f'\n\\! {program} -c "{changed}"\n'
+            + "".join(f"drop table _cdc_{n};" for n in ahead)
+            + "commit;"
+        )
+        value, ended = project.json(
+            "run-safe", "--yes", "--no-rehearse", "--", "sh", "-c", f"exec {program} -f {script}"
+        )
+        assert ended.code == 6, ended.said
+        assert value["guard"]["gaps"] == []
+        assert sum(strike["rows_saved"] for strike in value["guard"]["strikes"]) == 5 * 2 + len(ahead)
+        back = project.cdc("restore", "--yes")
+        assert back.code == 0, back.said
+        for n in ahead:
+            assert database.rows(f"select * from _cdc_{n} order by id") == [(0, "old"), (1, "sent")]

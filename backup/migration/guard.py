@@ -78,6 +78,9 @@ Gets a connection that holds it, the table as it was backed up, and the same wit
 SaveAhead = Callable[[Connection, Sequence[tuple[Table, Table]]], None]
 """Saves what is new in tables that are likely to be taken next, all together; what it cannot save is left for then."""
 
+LetGo = Callable[[Iterable[int]], None]
+"""Hears of tables that are not held any more, by OID."""
+
 Decide = Callable[[str, int, Table], str]
 """Why a statement, of a process of the server, must not have the table; empty where it may."""
 
@@ -132,6 +135,7 @@ class Guard:
         find: Find,
         save: Save,
         save_ahead: SaveAhead = lambda _connection, _tables: None,
+        let_go: LetGo = lambda _oids: None,
         decide: Decide,
         tell: Tell,
     ) -> None:
@@ -142,6 +146,7 @@ class Guard:
         self._find = find
         self._save = save
         self._save_ahead = save_ahead
+        self._let_go = let_go
         self._tell = tell
         self._decide = decide
         self._backed_up = frozenset(self._tables)
@@ -237,6 +242,7 @@ class Guard:
         """Replace the connections that are lost, while the others hold what they hold; False once all is over."""
         gone, refused = holding.mend(), False
         while True:
+            self._let_go(gone)
             self.gaps = {**dict.fromkeys(gone, why), **self.gaps}
             with suppress(CDCBackupError, psycopg.Error):
                 if not holding.watch.closed:
@@ -334,6 +340,7 @@ class Guard:
             for oid, waits in () if prepared else ready.items():
                 self._refused(holding, waits, oid, f"what is new in it could not be saved: {one_line(str(error))}")
             return []
+        self._let_go(letting)
         self._stuck_since, self._let_go_at = None, time.monotonic()
         self.gaps |= {oid: done.missed for oid, done in saved.items() if done.missed}
         for oid, waits in ready.items():

@@ -1,6 +1,6 @@
 """What the backup's snapshot did not show of a table, saved at the moment when a statement is about to take it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -32,12 +32,17 @@ class _Newer:
 
 @dataclass(frozen=True, kw_only=True)
 class SaveNewer:
-    """Saves tables into the delta of a session; `counts` and `horizon` are those of its snapshot."""
+    """Saves tables into the delta of a session; `counts` and `horizon` are those of its snapshot.
+
+    Until a table is let go, all that it has is there to be saved again: so what is saved then takes the place of what
+    was saved before, and a row that was updated meanwhile does not come back in both versions.
+    """
 
     writer: DeltaWriter
     horizon: Horizon
     counts: Mapping[int, Count]
     _saved: dict[int, tuple[_Newer, Saved]] = field(default_factory=dict)
+    _held_since: set[int] = field(default_factory=set)
 
     def __call__(self, connection: Connection, table: Table, now: Table) -> Saved:
         """Save the rows that are newer; without a key, and rewritten since the snapshot, all of them.
@@ -54,7 +59,8 @@ class SaveNewer:
         newer = self._look(connection, [(table, now)])[table.oid]
         before = self._saved.get(table.oid)
         if before is None or before[0] != newer:
-            before = self._saved[table.oid] = (newer, self._save(connection, table, now, newer))
+            before = (newer, self._save(connection, table, now, newer))
+            self._note({table.oid: before})
         return before[1]
 
     def ahead(self, connection: Connection, tables: Sequence[tuple[Table, Table]]) -> None:
@@ -69,7 +75,15 @@ class SaveNewer:
                 saved = {t.oid: (newer[t.oid], self._save(connection, t, now, newer[t.oid])) for t, now in new}
         except (BackupError, psycopg.Error):
             return
+        self._note(saved)
+
+    def let_go(self, oids: Iterable[int]) -> None:
+        """What was saved of these tables is all that there is of it: a statement may have taken it by now."""
+        self._held_since.difference_update(oids)
+
+    def _note(self, saved: Mapping[int, tuple[_Newer, Saved]]) -> None:
         self._saved.update(saved)
+        self._held_since.update(oid for oid, (_, done) in saved.items() if done.rows and not done.missed)
 
     def _look(self, connection: Connection, tables: Sequence[tuple[Table, Table]]) -> dict[int, _Newer]:
         """What is new in each, by OID."""
@@ -94,12 +108,19 @@ class SaveNewer:
         return looked
 
     def _save(self, connection: Connection, table: Table, now: Table, newer: _Newer) -> Saved:
-        if not newer.rows:
+        instead, known = table.oid in self._held_since, table.oid in self.counts
+        if not newer.rows and not instead:
             return Saved(rows=0)
-        known = table.oid in self.counts
         if known and shape(now) == shape(table):
             with self._copied(connection, now, copied_columns(table), newer.where) as chunks:
-                self.writer.save(table, chunks, rows=newer.rows, fingerprint=newer.fingerprint, merged=newer.merged)
+                self.writer.save(
+                    table,
+                    chunks,
+                    rows=newer.rows,
+                    fingerprint=newer.fingerprint,
+                    merged=newer.merged,
+                    instead=instead,
+                )
             return Saved(rows=newer.rows)
         columns = copied_columns(now)
         with self._copied(connection, now, columns, newer.where) as chunks:

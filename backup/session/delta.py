@@ -69,7 +69,14 @@ class DeltaWriter:
             raise BackupError(f"{session.path} cannot be read: {error}") from error
 
     def save(
-        self, table: Table, chunks: Iterable[bytes | memoryview], *, rows: int, fingerprint: str, merged: bool
+        self,
+        table: Table,
+        chunks: Iterable[bytes | memoryview],
+        *,
+        rows: int,
+        fingerprint: str,
+        merged: bool,
+        instead: bool = False,
     ) -> None:
         """Save rows of a table; when this returns, they are on the disk.
 
@@ -79,13 +86,14 @@ class DeltaWriter:
             rows: how many the server counted.
             fingerprint: what the server computed of just these rows, in the same transaction.
             merged: other rows were updated or deleted since, so that these are not just to be added; see `Part`.
+            instead: they take the place of what was saved of the table last.
 
         Raises:
             BackupError: they could not be saved; what was saved before is as it was.
         """
         with self.together():
             try:
-                self._save(table, chunks, rows=rows, fingerprint=fingerprint, merged=merged)
+                self._save(table, chunks, rows=rows, fingerprint=fingerprint, merged=merged, instead=instead)
             except OSError as error:
                 raise self._not_written(f"The delta of {table}", error) from error
 
@@ -160,6 +168,7 @@ class DeltaWriter:
         rows: int,
         fingerprint: str,
         merged: bool,
+        instead: bool,
     ) -> None:
         assert self._step is not None  # noqa: S101 - what is saved is saved together with something
         step, columns = self._step, copied_columns(table)
@@ -167,10 +176,9 @@ class DeltaWriter:
         former = delta.of(table.oid)
         saved = former[-1] if former else None
         kind: Literal["newer", "merged"] = "merged" if merged else "newer"
-        if not rows or (
-            saved is not None
-            and (saved.kind, saved.columns, saved.rows, saved.fingerprint) == (kind, columns, rows, fingerprint)
-        ):
+        nothing = saved is None and not rows
+        same = saved and (saved.kind, saved.columns, saved.rows, saved.fingerprint) == (kind, columns, rows, fingerprint)
+        if nothing or same or (not rows and not instead):
             _refuse_difference(table, sum(bytes(chunk).count(b"\n") for chunk in chunks), rows)
             return
         if not self._folder.exists():
@@ -189,11 +197,12 @@ class DeltaWriter:
             rows=rows,
             fingerprint=fingerprint,
         )
-        superseded = (
-            [p for p in former if _begins_with(path, self._folder / p.file)]
-            if {p.kind for p in (*former, part)} == {"newer"}
-            else []
-        )
+        superseded = [
+            p
+            for p in former
+            if (instead and p is saved)
+            or ({q.kind for q in (*former, part)} == {"newer"} and _begins_with(path, self._folder / p.file))
+        ]
         parts = (*(p for p in former if p not in superseded), part)
         _write(script, apply_delta(table, parts))
         described = DeltaTable(
