@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from backup.migration.guard import Guard, Saved, Strike, held_up
 from backup.migration.save_newer import SaveNewer
 from backup.migration.verdict import Change
 from backup.postgres.database import Database
+from backup.postgres.locks import Waiting
 from backup.postgres.tables import Connection, Table, find_tables
 from backup.report import Report, plural, visible
 from backup.result import Result
@@ -20,6 +22,8 @@ from backup.settings import OnDestroy, Settings
 _SHOWN = 200
 _DROPS = re.compile(r"\bdrop\s+(table|schema|owned|extension|foreign\s+table)\b", re.IGNORECASE)
 _TRUNCATES = re.compile(r"\btruncate\b", re.IGNORECASE)
+_ONE_BY_ONE = 2
+"""Tables of a statement about which a person is asked one by one."""
 _NAMED = 3
 """Tables of a statement that are named when it wanted many."""
 
@@ -54,18 +58,24 @@ def stand_guard(
         yield
         return
 
-    allowed = set[int]()
+    allowed, given = set[int](), Counter[tuple[int, str]]()
 
-    def decide(query: str, _pid: int, table: Table) -> str:
+    def decide(waits: Waiting, table: Table) -> str:
+        query, statement = waits.query, (waits.pid, waits.since)
         attended = settings.on_destroy is OnDestroy.ASK and report.attended
         agreed = _is_announced(announced.get(table.oid), query) and not (attended and ask)
         if settings.on_destroy is OnDestroy.CONTINUE or agreed:
             return ""
         if not attended:
             return f"it was not announced (backup.on_destroy: {settings.on_destroy})"
-        question = f"This statement is about to take {table}, and waits:\n  {_short(query)}\nLet it go on?"
-        if not report.ask_meanwhile(question, guard.over):
-            return "a person said no"
+        # Who has said yes to some tables of a statement is asked once more, about all others: it can be hundreds.
+        if given[statement] <= _ONE_BY_ONE or not waits.since:
+            last = given[statement] == _ONE_BY_ONE
+            what = "Let it have this one, and all others that it takes?" if last else "Let it go on?"
+            question = f"This statement is about to take {table}, and waits:\n  {_short(query)}\n{what}"
+            if not report.ask_meanwhile(question, guard.over):
+                return "a person said no"
+        given[statement] += 1
         allowed.add(table.oid)
         return ""
 
@@ -112,10 +122,10 @@ def stand_against(database: Database, settings: Settings, tables: Sequence[Table
     with database.connect() as connection:
         before = {pid for (pid,) in connection.execute("select pid from pg_stat_activity")}
 
-    def decide(query: str, pid: int, table: Table) -> str:
-        if pid in before:  # somebody else's, and none of our business
+    def decide(waits: Waiting, table: Table) -> str:
+        if waits.pid in before:  # somebody else's, and none of our business
             return ""
-        against.strikes.append(f"{_short(query)!r} wanted {table}, and was cancelled")
+        against.strikes.append(f"{_short(waits.query)!r} wanted {table}, and was cancelled")
         against.struck.set()
         return "no statement of a rehearsal may reach the real tables"
 

@@ -59,7 +59,7 @@ class Kept:
         return Saved(rows=len(self.rows[table.name]))
 
 
-def allow(_query: str, _pid: int, _table: Table) -> str:
+def allow(_waits: Waiting, _table: Table) -> str:
     """Let every statement go on."""
     return ""
 
@@ -68,7 +68,7 @@ def allow(_query: str, _pid: int, _table: Table) -> str:
 def guarded(
     fresh: FreshDatabase,
     kept: Kept,
-    decide: Callable[[str, int, Table], str] = allow,
+    decide: Callable[[Waiting, Table], str] = allow,
     tables: Sequence[Table] | None = None,
 ) -> Iterator[Guard]:
     """The guard over all CDC tables of the database."""
@@ -291,8 +291,8 @@ def test_a_statement_that_is_refused_is_cancelled_and_changes_nothing(database: 
     database.execute(TABLES + "insert into _cdc_a values (1);")
     kept = Kept()
 
-    def refuse(query: str, _pid: int, table: Table) -> str:
-        return f"{query} wants {table}" if table.name == "_cdc_a" else ""
+    def refuse(waits: Waiting, table: Table) -> str:
+        return f"{waits.query} wants {table}" if table.name == "_cdc_a" else ""
 
     with guarded(database, kept, refuse) as guard, pytest.raises(psycopg.errors.QueryCanceled):
         database.execute("drop table _cdc_b, _cdc_a")
@@ -506,7 +506,7 @@ def test_a_no_that_comes_too_late_cancels_nothing_else(database: FreshDatabase) 
     database.execute(TABLES)
     gave_up = threading.Event()
 
-    def decide(_query: str, _pid: int, _table: Table) -> str:
+    def decide(_waits: Waiting, _table: Table) -> str:
         assert gave_up.wait(PATIENCE)
         return "no"
 

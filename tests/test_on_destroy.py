@@ -95,6 +95,27 @@ def test_who_says_yes_gets_what_he_asked_for(project: Project) -> None:
     assert tables(project) == {"_cdc_empty"}
 
 
+def test_a_statement_that_takes_many_tables_is_asked_about_three_times_and_another_anew(project: Project) -> None:
+    names = [f"_cdc_{number}" for number in range(6)]
+    project.database.execute("".join(f"create table {name} (id int);" for name in names))
+    project.configure(rehearse="off", on_destroy="ask", mode="auto")
+    many = f"drop table {', '.join(names)}"
+    with project.terminal(CDC_BACKUP, "run-safe", "--", *psql(project, many, "drop table _cdc_empty")) as shown:
+        for question in (
+            "Let it go on? [y/n]",
+            "Let it go on? [y/n]",
+            "Let it have this one, and all others that it takes? [y/n]",
+        ):
+            shown.expect_exact(question)
+            shown.sendline("y")
+        shown.expect_exact("is about to take public._cdc_empty, and waits:")
+        shown.expect_exact("Let it go on? [y/n]")
+        shown.sendline("n")
+        code, said = end(shown)
+    assert code == 5, said
+    assert tables(project) == {"_cdc_users", "_cdc_roles", "_cdc_empty"}
+
+
 def test_what_a_person_agreed_to_before_he_is_asked_again_when_it_happens(project: Project) -> None:
     project.configure(rehearse="on", on_destroy="ask")
     with project.terminal(CDC_BACKUP, "run-safe", "--", *psql(project, "drop table _cdc_roles")) as shown:

@@ -81,8 +81,8 @@ SaveAhead = Callable[[Connection, Sequence[tuple[Table, Table]]], None]
 LetGo = Callable[[Iterable[int]], None]
 """Hears of tables that are not held any more, by OID."""
 
-Decide = Callable[[str, int, Table], str]
-"""Why a statement, of a process of the server, must not have the table; empty where it may."""
+Decide = Callable[[Waiting, Table], str]
+"""Why a statement that waits for the table must not have it; empty where it may."""
 
 Find = Callable[[Connection], Sequence[Table]]
 """Finds the CDC tables that there are."""
@@ -410,7 +410,7 @@ class Guard:
         new = key not in self._decided or bool(unsaved)
         if new:
             adopted = oid not in self._backed_up
-            self._decided[key] = unsaved or ("" if adopted else self._decide(waits.query, waits.pid, self._tables[oid]))
+            self._decided[key] = unsaved or ("" if adopted else self._decide(waits, self._tables[oid]))
             self._unsaved |= {key} if unsaved else set()
         why, saving = self._decided[key], key in self._unsaved
         if not why:

@@ -269,6 +269,9 @@ class Holder:
         """The table that was waited for, once it is ours; None while it is not, and when it never will be.
 
         `missed` is it then: its name is nobody's, or another table's by now.
+
+        Raises:
+            OperationalError: of psycopg, the connection is lost.
         """
         pgconn = self.connection.pgconn
         pgconn.consume_input()
@@ -283,6 +286,8 @@ class Holder:
             self.held[table.oid] = table
             return table
         self.let_go()
+        if self.connection.closed:
+            raise psycopg.OperationalError(f"the connection that stood in the queue for {table} was lost")
         self.missed = table
         return None
 

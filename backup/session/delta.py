@@ -176,9 +176,9 @@ class DeltaWriter:
         former = delta.of(table.oid)
         saved = former[-1] if former else None
         kind: Literal["newer", "merged"] = "merged" if merged else "newer"
-        nothing = saved is None and not rows
-        same = saved and (saved.kind, saved.columns, saved.rows, saved.fingerprint) == (kind, columns, rows, fingerprint)
-        if nothing or same or (not rows and not instead):
+        now = (kind, columns, rows, fingerprint)
+        same = saved is not None and (saved.kind, saved.columns, saved.rows, saved.fingerprint) == now
+        if same or (not rows and not (saved and instead)):
             _refuse_difference(table, sum(bytes(chunk).count(b"\n") for chunk in chunks), rows)
             return
         if not self._folder.exists():
