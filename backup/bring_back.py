@@ -49,6 +49,7 @@ def restore_into(
         if plan_only:
             result.status = Status.DRY_RUN
             return
+        _refuse_standby(database)
         _ask(plan, mode, ask=ask, report=report)
         drill = _proof(session, report)
         oids = frozenset(table.oid for table in chosen)
@@ -258,6 +259,16 @@ def _refuse(plan: Sequence[TablePlan], mode: RestoreMode, *, even_renamed: bool)
             untouched="Nothing was restored.",
             remedy="--mode aside brings the rows into a schema of their own, to compare and merge.",
         )
+
+
+def _refuse_standby(database: Database) -> None:
+    with database.connect() as connection:
+        if connection.execute("select pg_is_in_recovery()").fetchone() == (True,):
+            raise RestoreError(
+                f"{database} is a standby, where nothing can be written.",
+                untouched="Nothing was restored.",
+                remedy="Use the primary's address, or target_session_attrs=read-write; what is back there comes here.",
+            )
 
 
 def _ask(plan: Sequence[TablePlan], mode: RestoreMode, *, ask: bool, report: Report) -> None:

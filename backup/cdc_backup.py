@@ -25,7 +25,7 @@ from backup.profile import step
 from backup.reach import Reach
 from backup.report import Report, plural, size, visible
 from backup.result import Result, Status
-from backup.session.folder import Session, folder_size, new_session, open_session
+from backup.session.folder import Session, folder_size, is_partial, new_session, open_session
 from backup.session.prune import Kept, prune_sessions, review_sessions
 from backup.session.restore import RestoreMode
 from backup.session.summary import would_gain_by_copy
@@ -339,15 +339,27 @@ class CDCBackup:
             return open_session(path if path.is_absolute() or path.is_dir() else self.settings.path / name)
         with self._database.connect() as connection:
             here = identify(connection)
-        complete = [kept for kept in self._review() if not kept.listed.problem]
+        reviewed = self._review()
+        complete = [kept for kept in reviewed if not kept.listed.problem]
         ours = [kept for kept in complete if kept.is_of(here, self._database.host, self._database.name)]
+        # Nobody knows of which database one is whose manifest cannot be read.
+        damaged = [
+            kept
+            for kept in reviewed
+            if kept.listed.problem
+            and not is_partial(kept.listed.path)
+            and (kept.listed.manifest is None or kept.is_of(here, self._database.host, self._database.name))
+        ]
         if not ours:
             others = f"; what there is, {plural(len(complete), 'session')}, is of other databases" if complete else ""
             raise UsageError(
-                f"There is no complete session of {self._database} in {self.settings.path}{others}.",
+                f"There is no complete session of {self._database} in {self.settings.path}{others}."
+                + "".join(f"\n  {kept.listed.path.name}: {kept.listed.problem}" for kept in damaged),
                 untouched="Nothing was done.",
                 remedy="--session names one of another database." if others else "",
             )
+        for kept in damaged:
+            self._report.warn(f"Not complete, and passed over: {kept.listed.path.name}: {kept.listed.problem}")
         owing = [kept for kept in ours if kept.verdict is not None and kept.verdict.destroyed and not kept.restored]
         for kept in owing[1:]:
             self._report.warn(f"What the migration after {kept.listed.path.name} destroyed is not restored either.")

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from backup.errors import BackupError, DatabaseError, UsageError
+from backup.errors import BackupError, DatabaseError, RestoreError, UsageError
 from backup.postgres import pooler
 from backup.postgres.account import find_account
 from backup.postgres.database import Database
@@ -25,6 +25,7 @@ from tests.certificates import Authority, make_authority
 from tests.chain import new_project
 from tests.lacking import lacking
 from tests.poolers import hammering, pgbouncer, proxy, through
+from tests.restoring import bring_back
 from tests.servers import FreshDatabase, clean_environment, find_binaries, fresh_database
 from tests.sessions import clients_for, fresh_role, reached, snapshot, write
 from tests.standbys import catch_up, standby, starting_server
@@ -217,6 +218,19 @@ def test_a_standby_is_backed_up_and_proven_on_an_embedded_server(
         assert scratch.place == "an embedded server on this machine"
         clients = find_clients(scratch.database)
         assert drill_session(session, scratch=scratch, clients=clients, jobs=2).problem == ""
+
+
+def test_a_restore_onto_a_standby_is_refused_by_a_sentence_before_anything(
+    shop: FreshDatabase, replica: Server, tmp_path: Path
+) -> None:
+    catch_up(replica, shop.server)
+    session = write(shop, tmp_path)
+    there = Database.from_url(replica.url(shop.name), "DATABASE_URL")
+    with pytest.raises(RestoreError) as caught:
+        bring_back(there, session)
+    assert caught.value.what == f"{there} is a standby, where nothing can be written."
+    assert "target_session_attrs=read-write" in caught.value.remedy
+    assert bring_back(there, session, plan_only=True).plan
 
 
 def test_a_snapshot_knows_whether_it_is_a_standbys(shop: FreshDatabase, replica: Server) -> None:

@@ -177,11 +177,12 @@ def test_a_url_that_leads_to_another_server_than_the_container_is_refused(
     configure(tmp_path, clients="container", container=inner)
     for url, said in (
         (url_of(shop), f"is not the server in the container {inner}."),
-        (embedded.url, f"is not reached from inside the container {inner}: "),
+        (embedded.url, f"The server in the container {inner} does not let in who reaches {embedded.name} on "),
     ):
         done = cdc(tmp_path, "backup", DATABASE_URL=url)
         assert done.code == 3
         assert said in done.said
+        assert "passfile" not in done.said
 
 
 def test_a_migration_is_rehearsed_guarded_and_judged_with_the_containers_programs(
@@ -259,6 +260,33 @@ def test_an_engine_that_is_lost_ends_the_backup_and_what_ran_inside(
         assert b"We were cut off from what ran in the container" in said
         assert at_work(shop) == []
     assert list(tmp_path.glob("local/backups/drizzle/cdc/backup_*")) == []
+
+
+def test_a_container_that_stands_still_or_is_stopped_meanwhile_is_not_waited_for_and_named(
+    engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    ports = {"5432/tcp": ("127.0.0.1", None)}
+    with running(engine, f"{ME}-short", ports=ports) as name, server_in(name) as database:
+        database.execute(TABLES)
+        container = engine.containers.get(name)
+        with held_up(name, database, tmp_path) as started:
+            container.pause()
+            try:
+                started.send_signal(signal.SIGINT)
+                started.communicate(timeout=60)
+                assert started.returncode == 130
+            finally:
+                container.unpause()
+        told = list[tuple[int, str]]()
+        # The connection that held it up goes too, and its error must not hide what is asserted.
+        with suppress(psycopg.OperationalError), held_up(name, database, tmp_path) as started:
+            container.stop(timeout=1)
+            said, _ = started.communicate(timeout=60)
+            told.append((started.returncode, said.decode()))
+        ((code, words),) = told
+        assert code == 3
+        assert f"{name} has ended. docker start {name}, then run this again." in words
+        assert list(tmp_path.glob("local/backups/drizzle/cdc/backup_*")) == []
 
 
 @contextmanager
@@ -377,7 +405,7 @@ def test_a_container_that_is_stopped_or_unknown_is_said(engine: docker.DockerCli
     finally:
         container.unpause()
     container.stop(timeout=5)
-    with pytest.raises(UsageError, match=rf"The container {inner} is exited\.") as caught:
+    with pytest.raises(UsageError, match=rf"The container {inner} has ended\.") as caught:
         find_container(inner)
     assert "docker compose start db" in str(caught.value)
     container.start()
@@ -402,13 +430,13 @@ def test_a_service_is_that_of_this_projects_compose_file_and_of_no_other(
         one = make("one", "shop")
         make("run", "shop", **{"com.docker.compose.oneoff": "True"})
         other = make("other", "bar", **{"com.docker.compose.project.working_dir": str(tmp_path / "b")})
-        assert f"The container {one} is created." in asked("Shop!")
-        assert f"The container {other} is created." in asked("b/web")
+        assert f"The container {one} was created and never started." in asked("Shop!")
+        assert f"The container {other} was created and never started." in asked("b/web")
         said = asked("elsewhere")
         assert "The compose service cache is of bar, shop, and this project is elsewhere." in said
         assert "COMPOSE_PROJECT_NAME" in said
         monkeypatch.setenv("COMPOSE_PROJECT_NAME", "bar")
-        assert f"The container {other} is created." in asked("shop")
+        assert f"The container {other} was created and never started." in asked("shop")
         two = make("two", "bar")
         assert f"has more than one container: {two}, {other}." in asked("shop")
 
@@ -428,10 +456,23 @@ def test_no_engine_and_no_right_to_ask_it_are_a_sentence_each(monkeypatch: pytes
                 find_container("x")
         finally:
             os.seteuid(user)
-    for address, said in ((f"unix://{folder}/none.sock", r"\."), ("nonsense", ": .*nonsense")):
+    for address, said, remedy in (
+        (f"unix://{folder}/none.sock", ".", "Start Docker"),
+        ("tcp://127.0.0.1:1", ".", "Start Docker"),
+        ("tcp://nowhere.invalid:1", ": the name is not known here.", "Correct DOCKER_HOST."),
+        ("npipe:////./pipe/docker_engine", ": that is a pipe of Windows.", "Unset DOCKER_HOST"),
+        (
+            "ssh://me@127.0.0.1",
+            ": to reach one by ssh takes the package paramiko.",
+            "ssh -N -L /tmp/docker.sock:/var/run",
+        ),
+        ("nonsense", ": Invalid bind address format: port is required: nonsense.", "set DOCKER_HOST to where"),
+    ):
         monkeypatch.setenv("DOCKER_HOST", address)
-        with swept(), pytest.raises(UsageError, match=f"No Docker engine answers at {address}{said}"):
+        with swept(), pytest.raises(UsageError) as caught:
             find_container("x")
+        assert caught.value.what == f"No Docker engine answers at {address}{said}"
+        assert remedy in caught.value.remedy
 
 
 def test_where_no_program_of_this_machine_serves_those_in_the_container_do(

@@ -361,3 +361,20 @@ def test_a_scratch_database_that_cannot_be_made_leaves_a_session_that_is_not_dri
             f"The session {project.published[0].name} could not be drilled: No connection to postgres on" in done.said
         )
         assert Drill.read(project.published[0]) is None
+
+
+@pytest.mark.parametrize("recipe", [("drill",), ("restore", "--yes")])
+def test_a_session_that_is_damaged_is_named_with_its_file(
+    embedded_server: Server, tmp_path: Path, recipe: tuple[str, ...]
+) -> None:
+    with new_project(embedded_server, tmp_path / "project") as project:
+        assert project.cdc("backup").code == 0
+        (damaged,) = project.published
+        (damaged / "_cdc_users.sql").write_text("cut off")
+        done = project.cdc(*recipe)
+        assert done.code == 2
+        assert f"  {damaged.name}: _cdc_users.sql missing or of another size\n" in done.said
+        assert project.cdc("backup").code == 0
+        done = project.cdc(*recipe)
+        assert done.code == 0, done.said
+        assert f"passed over: {damaged.name}: _cdc_users.sql missing or of another size\n" in done.said

@@ -19,8 +19,13 @@ _ONE_OFF = "com.docker.compose.oneoff"
 """The labels by which compose knows its containers."""
 
 _PORT = "5432"
-_START = {"paused": "unpause", "restarting": "logs"}
-"""What `docker` is asked for a container in that state; any other is started."""
+_STATES = {
+    "created": ("was created and never started", "start"),
+    "exited": ("has ended", "start"),
+    "paused": ("is paused", "unpause"),
+    "restarting": ("is restarting again and again", "logs"),
+}
+"""What a container in that state is, in words, and what `docker` is asked about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +127,8 @@ def _read(inspected: Mapping[str, Any]) -> Container:
     shown, config, host = inspected["Name"][1:], inspected["Config"], inspected["HostConfig"]
     service, state = (config.get("Labels") or {}).get(_SERVICE, ""), inspected["State"]["Status"]
     if state != "running":
-        verb = _START.get(state, "start")
-        command = f"docker compose {verb} {service}" if service else f"docker {verb} {shown}"
-        raise _refusal(f"The container {shown} is {state}.", f"{command}, then run this again.")
+        words, command = in_words(state, shown, service)
+        raise _refusal(f"The container {shown} {words}.", f"{command}, then run this again.")
     environment = dict(entry.partition("=")[::2] for entry in config.get("Env") or ())
     ports = {
         port.removesuffix("/tcp"): bindings
@@ -151,6 +155,12 @@ def _read(inspected: Mapping[str, Any]) -> Container:
         published=published,
         environment=environment,
     )
+
+
+def in_words(state: str, name: str, service: str) -> tuple[str, str]:
+    """What a container in the state is, and the command that makes it run again, or tells why it does not."""
+    words, verb = _STATES.get(state, (f"is {state}", "start"))
+    return words, f"docker compose {verb} {service}" if service else f"docker {verb} {name}"
 
 
 def _reachable(bound: str) -> str | None:

@@ -10,10 +10,10 @@ from types import MappingProxyType
 
 from backup.errors import BackupError, CDCBackupError, ProcessError
 from backup.postgres.clients import PROGRAMS, argument, major
-from backup.postgres.container import Container
+from backup.postgres.container import Container, in_words
 from backup.postgres.container_folder import PASSFILE, PREFIX, PrivateFolder, clear_left, private_folder
 from backup.postgres.database import Database
-from backup.postgres.docker_engine import engine, execute
+from backup.postgres.docker_engine import CUT_OFF, engine, execute, state_after
 from backup.process import STDERR_KEPT, Finished
 
 _PASSED = ("PGUSER", "PGDATABASE", "PGOPTIONS", "PGTZ", "PGDATESTYLE", "PGCLIENTENCODING")
@@ -112,7 +112,15 @@ class ContainerClients:
             stdout, stderr = stdout.replace(path.encode(), name.encode()), stderr.replace(path.encode(), name.encode())
         said = stderr[-STDERR_KEPT:].decode(errors="replace")
         if ended.returncode != 0:
-            raise ProcessError(argv, ended.returncode, said)
+            code, state = ended.returncode, state_after(folder.api, self.container.id, ended)
+            if state not in ("running", ""):
+                code = CUT_OFF
+                words, command = in_words(state, self.container.name, self.container.service)
+                said = (
+                    f"We were cut off from what ran in the container: {self.container.name} {words}. "
+                    f"{command}, then run this again.\n{said}"
+                )
+            raise ProcessError(argv, code, said)
         return Finished(argv=argv, returncode=0, stdout=stdout.decode(errors="surrogateescape"), stderr=said)
 
 
@@ -128,9 +136,11 @@ def container_clients(container: Container, database: Database) -> ContainerClie
         try:
             said = clients.psql(database, f"\\pset tuples_only on\n\\pset format unaligned\n{_LIVING};\n").stdout
         except ProcessError as error:
+            # Of a file of ours, which is gone by now.
+            told = [line for line in error.stderr.strip().splitlines() if "password retrieved from" not in line]
             raise BackupError(
-                f"The server of {database} is not reached from inside the container {container.name}: "
-                f"{error.stderr.strip()}",
+                f"The server in the container {container.name} does not let in who reaches {database}, so it may be "
+                "another: " + "; ".join(line.removeprefix("psql: error: ") for line in told),
                 untouched="Nothing was done.",
                 remedy="Correct the URL, or backup.container; or let backup.clients name programs of this machine.",
             ) from error

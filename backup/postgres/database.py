@@ -230,7 +230,12 @@ class Database:
         # The end of the block too asks the server: for a COMMIT.
         try:
             with connection:
-                yield connection
+                try:
+                    yield connection
+                except KeyboardInterrupt:
+                    # Not for a ROLLBACK, which a server that stands still never answers, and which this is as well.
+                    connection.close()
+                    raise
         except psycopg.Error as error:
             raise DatabaseError(f"{self} refused or was lost: {' '.join(str(error).split())}") from error
 

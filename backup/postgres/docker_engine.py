@@ -21,8 +21,19 @@ CUT_OFF = 2
 
 LOOPBACK = ("127.0.0.1", "::1")
 _NO_SUCH_PROGRAM = 127
+_BY_A_SIGNAL = 128
+_SERVER_GONE = (b"server closed the connection", b"terminating connection")
 _TRIES, _TRY = 30, 0.1
 """How often, and after how many seconds each, to look whether a program that is not waited for any more has ended."""
+
+_START = "Start Docker, or set DOCKER_HOST to where its engine listens."
+_UNANSWERED = (
+    ("FileNotFoundError", "", _START),
+    ("Connection refused", "", _START),
+    ("resolve", "the name is not known here", "Correct DOCKER_HOST."),
+    ("timed out", "it took too long", "See whether that machine lets this one in, or correct DOCKER_HOST."),
+)
+"""What the SDK says, what that means, and what to do; what is not here is told as the SDK says it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +69,12 @@ def engine() -> Iterator["APIClient"]:
                 untouched="Nothing was read or changed.",
                 remedy="Add the user to the group docker and log in again; or set DOCKER_HOST to another engine.",
             ) from None
-        address, nobody = os.environ.get("DOCKER_HOST", ""), ("FileNotFoundError", "ConnectionRefusedError")
-        why = "" if any(kind in str(error) for kind in nobody) else f": {cause(error)}"
+        address = os.environ.get("DOCKER_HOST", "")
+        why, remedy = _why_unanswered(address, str(error))
         raise UsageError(
-            f"No Docker engine answers{address and f' at {address}'}{why or '.'}",
+            f"No Docker engine answers{address and f' at {address}'}{why and f': {why}'}.",
             untouched="Nothing was read or changed.",
-            remedy="Start Docker, or set DOCKER_HOST to where its engine listens.",
+            remedy=remedy,
         ) from None
     try:
         yield api
@@ -71,6 +82,26 @@ def engine() -> Iterator["APIClient"]:
         raise BackupError(f"The Docker engine failed: {cause(error)}", remedy="See what docker ps says.") from error
     finally:
         api.close()
+
+
+def _why_unanswered(address: str, said: str) -> tuple[str, str]:
+    """Why no engine answers at what DOCKER_HOST says, in a few words, and what to do about it."""
+    scheme = address.partition("://")[0]
+    if scheme == "npipe" and os.name != "nt":
+        return (
+            "that is a pipe of Windows",
+            "Unset DOCKER_HOST where an engine listens here; in WSL, Docker Desktop's integration brings its socket.",
+        )
+    if scheme == "ssh" and "paramiko" in said:
+        return (
+            "to reach one by ssh takes the package paramiko",
+            "pip install 'docker[ssh]'; or let ssh bring its socket here: ssh -N -L /tmp/docker.sock:"
+            f"/var/run/docker.sock {address.removeprefix('ssh://')}, and DOCKER_HOST=unix:///tmp/docker.sock.",
+        )
+    for words, why, remedy in _UNANSWERED:
+        if words in said or words.replace(" ", "") in said:
+            return why, remedy
+    return " ".join(said.split()), _START
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -116,6 +147,9 @@ def execute(
         if isinstance(error, APIError) and "exec failed" in str(error):
             return Executed(returncode=_NO_SUCH_PROGRAM, stdout=b"", stderr=cause(error).encode())
         for _ in range(_TRIES):
+            # A server that stands still answers nobody, and all that is inside stands still with it.
+            if state_of(api, container) not in ("running", ""):
+                break
             stop()
             with suppress(*failures()):
                 if not api.exec_inspect(id_)["Running"]:
@@ -126,6 +160,26 @@ def execute(
         said = f"We were cut off from what ran in the container: {cause(error)}"
         return Executed(returncode=CUT_OFF, stdout=b"", stderr=said.encode())
     return Executed(returncode=int(code), stdout=stdout or b"", stderr=stderr or b"")
+
+
+def state_of(api: "APIClient", container: str) -> str:
+    """What the engine calls the container's state: running, paused, exited; empty where it does not say."""
+    with suppress(*failures()):
+        return str(api.inspect_container(container)["State"]["Status"])
+    return ""
+
+
+def state_after(api: "APIClient", container: str, ended: Executed) -> str:
+    """The container's state, as `state_of`, after a program in it failed.
+
+    Who stops a container ends what runs in it first, and the server, and the engine says so a moment later.
+    """
+    cut_off = ended.returncode > _BY_A_SIGNAL or any(words in ended.stderr for words in _SERVER_GONE)
+    for _ in range(_TRIES if cut_off else 0):
+        if state_of(api, container) != "running":
+            break
+        time.sleep(_TRY)
+    return state_of(api, container)
 
 
 def _named() -> dict[str, Any]:

@@ -200,6 +200,11 @@ def session_name(partial: Path) -> str:
     return partial.name.removeprefix(_PARTIAL)
 
 
+def is_partial(folder: Path) -> bool:
+    """Whether the folder's name says that it was never published."""
+    return folder.name.startswith(_PARTIAL)
+
+
 def publish(partial: Path) -> Path:
     """Bring every file and the folder safely to the disk, then give the folder its final name."""
     with ThreadPoolExecutor(max_workers=_SYNCS) as threads:
@@ -326,14 +331,14 @@ def _look(path: Path) -> Listed:
     except OSError as error:
         problem = (
             "it is being written, or was left by a killed run"
-            if path.name.startswith(_PARTIAL)
+            if is_partial(path)
             else (f"{Path(error.filename or path).name}: {error.strerror}")
         )
         return Listed(path=path, manifest=None, bytes=size, problem=problem)
     wrong = [table.file for table in manifest.tables if table.file is not None and sizes.get(table.file) != table.bytes]
     wrong += [name for name in (RESTORE_SCRIPT, SUMMARY) if name not in sizes]
     problem = f"{', '.join(wrong)} missing or of another size" if wrong else ""
-    if path.name.startswith(_PARTIAL):
+    if is_partial(path):
         problem = "it is being written, or was left by a killed run"
     return Listed(path=path, manifest=manifest, bytes=size, problem=problem)
 
