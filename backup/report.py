@@ -81,12 +81,12 @@ class Report:
             grid.add_column(
                 heading.removeprefix("#"), justify="right" if right else "left", no_wrap=right or not number
             )
-        if all(column.no_wrap for column in grid.columns):
+        lines = [tuple(map(visible, row)) for row in rows]
+        if lines and all(column.no_wrap for column in grid.columns):
             # A cell a column instead of one a row looks the same where no line is broken, in a fifth of the time.
-            grid.add_row(*("\n".join(map(visible, column)) for column in zip(*rows, strict=True)))
-        else:
-            for row in rows:
-                grid.add_row(*map(visible, row))
+            lines = [tuple(map("\n".join, zip(*lines, strict=True)))]
+        for line in lines:
+            grid.add_row(*line)
         self._console.print(grid)
 
     def profile(self, run: Step) -> None:

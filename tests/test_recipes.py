@@ -1,12 +1,15 @@
 """The command lines: `invoke migration.…` in a team's own tasks.py, and `cdc-backup …` without one."""
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backup.postgres.embedded import Server
+from backup.process import run
 from backup.recipes import migration
 from tests.chain import CDC_BACKUP, INVOKE, MARK, TASKS, Project, environment, new_project
 
@@ -215,3 +218,11 @@ def test_a_bug_of_ours_keeps_its_traceback(project: Project, program: str) -> No
     assert "Traceback (most recent call last)" in ended.stderr
     assert "TypeError: 'int' object is not callable" in ended.stderr
     assert not project.migrated
+
+
+def test_a_plain_backup_does_not_wait_for_what_other_recipes_need() -> None:
+    code = "import backup.cdc_backup, sys; print(*sys.modules)"
+    loaded = run((sys.executable, "-c", code), environment=os.environ).stdout.split()
+    others = ("backup.migration", "backup.doctor", "backup.bring_back", "backup.postgres.container", "docker")
+    assert "backup.session.write" in loaded
+    assert [name for name in loaded if name.startswith(others)] == []

@@ -9,6 +9,7 @@ import pytest
 from psycopg import sql
 
 from backup.postgres.embedded import Server
+from backup.report import Report
 from tests.chain import CDC_BACKUP, PATIENCE, Project, end, new_project, pretend_clients, psql
 
 NAMES = {
@@ -133,3 +134,19 @@ def test_with_json_progress_is_on_stderr(project: Project, tmp_path: Path) -> No
     assert process.returncode == 0
     assert stdout.startswith('{"status": "backed up"')
     assert stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("columns", [30, 200])
+def test_a_table_of_lines_that_do_not_break_looks_as_if_each_row_stood_alone(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    headings, rows = ("table", "#rows", "#size"), [("a\nb", "1", "2 kB"), ("", "1,000,000", ""), ("c" * 20, "", "3 MB")]
+    Report().table(headings, rows)
+    together = capsys.readouterr().out.splitlines()
+    Report().table((*headings, "a column that may break"), [(*row, "") for row in rows])
+    alone = capsys.readouterr().out.splitlines()
+    assert len(together) == len(rows) + 1
+    assert [line.rstrip() for line in together[1:]] == [line.rstrip() for line in alone[1:]]
+    Report().table(headings, [])
+    assert len(capsys.readouterr().out.splitlines()) == 1

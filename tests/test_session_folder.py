@@ -20,6 +20,7 @@ from backup.session.folder import (
     list_sessions,
     new_session,
     open_session,
+    publish,
 )
 from tests.servers import FreshDatabase
 from tests.sessions import write
@@ -163,6 +164,15 @@ def test_a_folder_that_is_not_published_is_gone_whatever_happened(tmp_path: Path
             (folder / "work" / "file").write_text("x")
             raise error
         assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_a_folder_of_which_one_file_does_not_come_to_the_disk_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(BackupError), new_session(tmp_path) as folder:  # noqa: PT012 - the body is the test
+        for number in range(40):
+            (folder / str(number)).write_text("x")
+        (folder / "broken").symlink_to(tmp_path / "a disk that went away")
+        publish(folder)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folders_of_the_dead_are_cleared_and_those_of_the_living_are_not(tmp_path: Path) -> None:

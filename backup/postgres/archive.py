@@ -17,7 +17,7 @@ _KNOWN_VERSIONS = {(1, 14), (1, 15), (1, 16)}
 1.15, relkind since 1.16."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One definition, or the rows of one table.
 

@@ -58,7 +58,7 @@ where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass a
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Need:
     """An object that is no table and without which a table cannot exist: a type, a function, a sequence.
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal, LiteralString
 
 import psycopg
@@ -24,7 +25,7 @@ class Kind(StrEnum):
     FOREIGN = "f"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
     """A column: its number in the table, which outlives a renaming, and what its values are.
 
@@ -39,7 +40,7 @@ class Column:
     float: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
     """A CDC table, or a partition or an inheritance child of one.
 
@@ -289,9 +290,7 @@ def _read(connection: Connection, which: LiteralString, parameters: dict[str, An
         found = cursor.execute(which + _TABLES, parameters).fetchall()
     columns: dict[int, list[Column]] = {table.oid: [] for table in found}
     for oid, number, name, type_, generated, always, float_ in connection.execute(_COLUMNS, [list(columns)]):
-        columns[oid].append(
-            Column(number=number, name=name, type=type_, generated=generated, always=always, float=float_)
-        )
+        columns[oid].append(_column(number, name, type_, generated, always, float_))
     return tuple(
         Table(
             oid=table.oid,
@@ -306,6 +305,12 @@ def _read(connection: Connection, which: LiteralString, parameters: dict[str, An
         )
         for table in found
     )
+
+
+@lru_cache(maxsize=1024)
+def _column(number: int, name: str, type_: str, generated: bool, always: bool, float_: bool) -> Column:
+    """One for all tables that have such a one: CDC tables are much alike."""
+    return Column(number=number, name=name, type=type_, generated=generated, always=always, float=float_)
 
 
 @dataclass(frozen=True)

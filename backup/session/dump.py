@@ -34,11 +34,8 @@ _TEXT_SETTINGS = {
     "xmlbinary": "base64",
 }
 
-_NAMES_A_PATTERN = 50
-"""A pattern is a query that reads all of `pg_class`, and a regular expression that must stay compilable."""
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
     """A table's rows on the disk: SQL, or COPY text where `copy_statement` says what it is for."""
 
@@ -230,13 +227,12 @@ def _format(rows_per_insert: int) -> tuple[str, ...]:
 
 
 def _patterns(option: str, tables: Sequence[Table]) -> Iterator[str]:
-    """Options that name exactly these tables, many in a pattern: `"schema".("a"|"b")`."""
-    names = defaultdict(list)
-    for table in tables:
-        names[_quoted(table.schema)].append(_quoted(table.name))
-    for schema, quoted in names.items():
-        for start in range(0, len(quoted), _NAMES_A_PATTERN):
-            yield f"{option}={schema}.({'|'.join(quoted[start : start + _NAMES_A_PATTERN])})"
+    """Options that name exactly these tables.
+
+    Each is a query of pg_dump's: a whole name is looked up in the index of `pg_class`, several in one pattern are a
+    regular expression that each name in the catalog is matched with.
+    """
+    return (f"{option}={_quoted(table.schema)}.{_quoted(table.name)}" for table in tables)
 
 
 def _relation_patterns(surroundings: Surroundings) -> Iterator[str]:

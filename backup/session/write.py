@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+from pydantic_core import to_json
+
 from backup.errors import BackupError
 from backup.postgres.clients import Clients
 from backup.postgres.database import Database
@@ -121,7 +123,9 @@ def write_session(
         context=surroundings.context,
         restore_script_sha256=restore_sha256,
     )
-    (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with (partial / MANIFEST).open("wb") as file:  # in pieces, for it has megabytes where there are thousands of tables
+        file.write(to_json(manifest, indent=2))
+        file.write(b"\n")
     (partial / SUMMARY).write_text(summarize(manifest), encoding="utf-8")
     # Had the connection gone, and its locks, nobody would know what pg_dump saw of the tables.
     snapshot.connection.execute("select 1")
