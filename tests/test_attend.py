@@ -14,8 +14,9 @@ import pytest
 from backup.terminal import KEPT
 from tests.attending import PATIENCE, ROOT, Attending, Leash, python
 
-READY = "import signal, sys, os\nprint('ready', os.getpid(), flush=True)\n"
-WAIT = "signal.pause()\n"
+READY = "import signal, sys, os, time\nprint('ready', os.getpid(), flush=True)\n"
+WAIT = "while True: time.sleep(0.05)\n"
+"""Not signal.pause(): a signal that comes right before it is waited for forever."""
 
 both_ways = pytest.mark.parametrize("listen", [False, True], ids=["untouched", "listened-to"])
 
@@ -134,7 +135,7 @@ def test_the_time_limit_ends_the_command_and_what_it_started(
 
 
 def test_a_command_that_heeds_the_time_limit_ends_in_its_own_way(attending: Attending) -> None:
-    code = f"import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))\n{WAIT}"
+    code = f"import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))\n{WAIT}"
     attending.run(code, time_limit=2)
     assert attending.result["expired"]
     assert attending.result["returncode"] == 9

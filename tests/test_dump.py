@@ -321,9 +321,9 @@ def test_nine_hundred_tables_among_two_thousand_take_one_pg_dump(database: Fresh
     """)
     log = tmp_path / "argv"
     clients = pretending(tmp_path / "bin", clients_for(database), f'echo run >> "{log}"\nreal "$@"')
+    (clients.folder / "psql").write_text(f'#!/bin/sh\necho psql >> "{log}"\n')
     session = write(database, tmp_path / "root", clients=clients)
     assert log.read_text().splitlines() == ["run"]
-    assert [path.name for path in clients.folder.iterdir()] == ["pg_dump"]  # nothing else can have been run
     assert len(session.files) == 900
     assert session.rows == 1800
 
