@@ -138,7 +138,6 @@ class Result:
     horizon: Horizon | None = None
     ran: list[Ran] = field(default_factory=list)
     strikes: tuple[Strike, ...] | None = None
-    held_up: float = 0.0
     gaps: dict[int, str] = field(default_factory=dict)
     unguarded: dict[str, str] = field(default_factory=dict)
     allowed: frozenset[int] = frozenset()
@@ -188,6 +187,8 @@ class Result:
         if self.ran:
             value["migration"] = {"argv": self.ran[-1].argv, "exit_code": self.ran[-1].exit_code}
         if self.strikes is not None:
+            from backup.migration.guard import held_up
+
             value["guard"] = {
                 "strikes": [
                     {
@@ -200,7 +201,7 @@ class Result:
                     }
                     for strike in self.strikes
                 ],
-                "held_up_ms": round(self.held_up * 1000),
+                "held_up_ms": round(held_up(self.strikes) * 1000),
                 "gaps": [{"table": name, "reason": reason} for name, reason in self.unguarded.items()],
             }
         if self.forecast is not None:

@@ -95,7 +95,6 @@ def stand_guard(
             yield
     finally:
         result.strikes, result.gaps, result.unguarded = tuple(guard.strikes), dict(guard.gaps), guard.lost
-        result.held_up = held_up(guard.strikes)
         result.allowed = frozenset(allowed)
         _tell(guard.strikes, report)
         for name, why in guard.lost.items():

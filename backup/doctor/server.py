@@ -30,8 +30,7 @@ class Looked:
 def look_at_server(database: Database, settings: Settings, reach: Reach) -> Generator[Finding, None, Looked]:
     """Each of these; returns what further looks need to know."""
     try:
-        with database.connect() as connection:
-            version = connection.info.parameter_status("server_version") or "0"
+        version = database.login.server_version
     except DatabaseError as error:
         yield _missing("database", error, f"Start the server, or correct what {database.source} says.")
         return Looked()

@@ -150,8 +150,7 @@ def container_clients(container: Container, database: Database) -> ContainerClie
                 untouched="Nothing was done.",
                 remedy="Correct the URL, or backup.container.",
             )
-    with database.connect() as connection:
-        needed = connection.info.parameter_status("server_version") or "0"
+    needed = database.login.server_version
     if major(version) < major(needed):
         raise BackupError(
             f"The programs in the container {container.name} are of PostgreSQL {version}, and the server is {needed}.",

@@ -91,25 +91,67 @@ class DeltaWriter:
         Raises:
             BackupError: they could not be saved; what was saved before is as it was.
         """
-        with self.together():
-            try:
-                self._save(table, chunks, rows=rows, fingerprint=fingerprint, merged=merged, instead=instead)
-            except OSError as error:
-                raise self._not_written(f"The delta of {table}", error) from error
+        with self.together() as step, self._told(f"The delta of {table}"):
+            columns, delta, new = copied_columns(table), step.delta, step.new
+            former = delta.of(table.oid)
+            saved = former[-1] if former else None
+            kind: Literal["newer", "merged"] = "merged" if merged else "newer"
+            now = (kind, columns, rows, fingerprint)
+            same = saved is not None and (saved.kind, saved.columns, saved.rows, saved.fingerprint) == now
+            if same or (not rows and not (saved and instead)):
+                _refuse_difference(table, sum(bytes(chunk).count(b"\n") for chunk in chunks), rows)
+                return
+            if not self._folder.exists():
+                self._folder.mkdir(mode=0o700)
+                _sync(self._folder.parent)
+            stem = f"{file_names([(table.schema, table.name)])[0].removesuffix('.sql')}.{table.oid}.{_next(former)}"
+            path, script = self._folder / f"{stem}.rows.sql", self._folder / f"{stem}.sql"
+            new += [path, script]
+            sha256 = _write_rows(path, table, columns, chunks, rows)
+            part = Part(
+                kind=kind,
+                file=path.name,
+                sha256=sha256,
+                bytes=path.stat().st_size,
+                columns=columns,
+                rows=rows,
+                fingerprint=fingerprint,
+            )
+            superseded = [
+                p
+                for p in former
+                if (instead and p is saved)
+                or ({q.kind for q in (*former, part)} == {"newer"} and _begins_with(path, self._folder / p.file))
+            ]
+            parts = (*(p for p in former if p not in superseded), part)
+            _write(script, apply_delta(table, parts))
+            described = DeltaTable(
+                oid=table.oid,
+                schema_name=table.schema,
+                name=table.name,
+                script=script.name,
+                script_sha256=hash_file(script),
+                parts=parts,
+            )
+            step.obsolete += [self._folder / t.script for t in delta.tables if t.oid == table.oid]
+            step.obsolete += [self._folder / p.file for p in superseded]
+            step.delta = delta.model_copy(
+                update={"tables": (*(t for t in delta.tables if t.oid != table.oid), described)},
+            )
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> Iterator[_Step]:
         """Bring what is saved in the block to the disk at its end, all at once, or nothing of it.
 
         Raises:
             BackupError: it could not be written; what was saved before is as it was.
         """
         if self._step is not None:
-            yield
+            yield self._step
             return
         step = self._step = _Step(delta=self._delta)
         try:
-            yield
+            yield step
             if step.new:
                 self._publish(step.delta, step.new)
                 self._delta = step.delta
@@ -126,6 +168,14 @@ class DeltaWriter:
         for path in step.obsolete:
             with suppress(OSError):
                 path.unlink()
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Say of what the block was about that it could not be written."""
+        try:
+            yield
+        except OSError as error:
+            raise self._not_written(what, error) from error
 
     def _not_written(self, what: str, error: OSError) -> BackupError:
         return BackupError(
@@ -159,65 +209,6 @@ class DeltaWriter:
         except OSError as error:
             raise BackupError(f"Rows of {table} could not be written: {error.strerror} ({self._folder}).") from error
         return path.name
-
-    def _save(
-        self,
-        table: Table,
-        chunks: Iterable[bytes | memoryview],
-        *,
-        rows: int,
-        fingerprint: str,
-        merged: bool,
-        instead: bool,
-    ) -> None:
-        assert self._step is not None  # noqa: S101 - what is saved is saved together with something
-        step, columns = self._step, copied_columns(table)
-        delta, new = step.delta, step.new
-        former = delta.of(table.oid)
-        saved = former[-1] if former else None
-        kind: Literal["newer", "merged"] = "merged" if merged else "newer"
-        now = (kind, columns, rows, fingerprint)
-        same = saved is not None and (saved.kind, saved.columns, saved.rows, saved.fingerprint) == now
-        if same or (not rows and not (saved and instead)):
-            _refuse_difference(table, sum(bytes(chunk).count(b"\n") for chunk in chunks), rows)
-            return
-        if not self._folder.exists():
-            self._folder.mkdir(mode=0o700)
-            _sync(self._folder.parent)
-        stem = f"{file_names([(table.schema, table.name)])[0].removesuffix('.sql')}.{table.oid}.{_next(former)}"
-        path, script = self._folder / f"{stem}.rows.sql", self._folder / f"{stem}.sql"
-        new += [path, script]
-        sha256 = _write_rows(path, table, columns, chunks, rows)
-        part = Part(
-            kind=kind,
-            file=path.name,
-            sha256=sha256,
-            bytes=path.stat().st_size,
-            columns=columns,
-            rows=rows,
-            fingerprint=fingerprint,
-        )
-        superseded = [
-            p
-            for p in former
-            if (instead and p is saved)
-            or ({q.kind for q in (*former, part)} == {"newer"} and _begins_with(path, self._folder / p.file))
-        ]
-        parts = (*(p for p in former if p not in superseded), part)
-        _write(script, apply_delta(table, parts))
-        described = DeltaTable(
-            oid=table.oid,
-            schema_name=table.schema,
-            name=table.name,
-            script=script.name,
-            script_sha256=hash_file(script),
-            parts=parts,
-        )
-        step.obsolete += [self._folder / t.script for t in delta.tables if t.oid == table.oid]
-        step.obsolete += [self._folder / p.file for p in superseded]
-        step.delta = delta.model_copy(
-            update={"tables": (*(t for t in delta.tables if t.oid != table.oid), described)},
-        )
 
     def _publish(self, delta: Delta, new: list[Path]) -> None:
         """Put what describes the delta in the place of what described it before, once all of it is on the disk."""
