@@ -22,6 +22,8 @@ STDERR_KEPT = 64 * 1024
 TRIED_KEPT = 256 * 1024
 _LOOK_EVERY = 0.05
 """Seconds."""
+BY_A_SIGNAL = 128
+"""The exit code of what signal n ended is this and n."""
 GRACE = 5.0
 """Seconds that a child has between SIGTERM and SIGKILL."""
 
@@ -330,4 +332,4 @@ def _send(child: subprocess.Popen[bytes], number: signal.Signals, *, whole_sessi
 
 def _exit_code(child: subprocess.Popen[bytes]) -> int:
     """The exit code as a shell counts it."""
-    return 128 - child.returncode if child.returncode < 0 else child.returncode
+    return BY_A_SIGNAL - child.returncode if child.returncode < 0 else child.returncode

@@ -10,6 +10,9 @@ from typing import Protocol
 from backup.postgres.database import Database
 from backup.process import Finished, run
 
+CONNECTION_LOST = 2
+"""psql's exit code for that (its manual, "Exit Status")."""
+
 PROGRAMS = ("pg_dump", "pg_restore", "psql")
 """They come together; where one is of another version, the folder is not what its installer made."""
 

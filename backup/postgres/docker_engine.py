@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from backup.errors import BackupError, UsageError
+from backup.process import BY_A_SIGNAL
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -21,7 +22,6 @@ CUT_OFF = 2
 
 LOOPBACK = ("127.0.0.1", "::1")
 _NO_SUCH_PROGRAM = 127
-_BY_A_SIGNAL = 128
 _SERVER_GONE = (b"server closed the connection", b"terminating connection")
 _TRIES, _TRY = 30, 0.1
 """How often, and after how many seconds each, to look whether a program that is not waited for any more has ended."""
@@ -174,7 +174,7 @@ def state_after(api: "APIClient", container: str, ended: Executed) -> str:
 
     Who stops a container ends what runs in it first, and the server, and the engine says so a moment later.
     """
-    cut_off = ended.returncode > _BY_A_SIGNAL or any(words in ended.stderr for words in _SERVER_GONE)
+    cut_off = ended.returncode > BY_A_SIGNAL or any(words in ended.stderr for words in _SERVER_GONE)
     for _ in range(_TRIES if cut_off else 0):
         if state_of(api, container) != "running":
             break

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from backup.errors import ProcessError, RestoreError
-from backup.postgres.clients import Clients, argument
+from backup.postgres.clients import CONNECTION_LOST, Clients, argument
 from backup.postgres.database import Database
 from backup.postgres.fingerprint import add_fingerprints
 from backup.profile import step
@@ -16,8 +16,6 @@ from backup.session.folder import RESTORE_SCRIPT, Session
 
 _LINE = re.compile(r"^cdc: (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
 _OF_DELTA = re.compile(r"^cdc delta: (\d+) (\d+) (\d+)$", re.MULTILINE)
-_CONNECTION_LOST = 2
-"""psql's exit code for that (its manual, "Exit Status")."""
 _LOST = ("server closed", "were cut off")
 """What is said then: by libpq, and of a psql in a container by us."""
 
@@ -106,7 +104,7 @@ def restore_session(
         raise RestoreError(
             f"The restore failed: {_told(error.stderr, session.path, files)}",
             untouched="The connection was lost: look whether the tables are back before you try again."
-            if error.returncode == _CONNECTION_LOST and any(words in error.stderr for words in _LOST)
+            if error.returncode == CONNECTION_LOST and any(words in error.stderr for words in _LOST)
             else "It was one transaction: nothing was changed.",
             remedy="If rows of the delta are at fault, --mode aside brings all into a schema of their own, where no"
             " constraint is in the way; --without-delta leaves them out."

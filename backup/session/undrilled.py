@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import psycopg
 
 from backup.errors import CDCBackupError, DatabaseError, ProcessError, UndrilledError
+from backup.postgres.clients import CONNECTION_LOST
 from backup.postgres.scratch import Scratch
+from backup.process import BY_A_SIGNAL
 from backup.session.folder import Session
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -14,10 +16,6 @@ _NO_ROOM = ("No space left on device", "Disk quota exceeded")
 _CUT_OFF = ("server closed the connection", "terminating connection", "were cut off")
 _OF_THE_SERVER = ("08", "53", "57", "58")
 """Classes of SQLSTATE (PostgreSQL manual, appendix A): the connection, resources, the operator, the system."""
-
-_CONNECTION_LOST = 2
-"""psql's exit code for that (its manual, "Exit Status")."""
-_BY_A_SIGNAL = 128
 
 
 def undrilled(session: Session, why: str, remedy: str) -> UndrilledError:
@@ -44,9 +42,9 @@ def why_undrilled(error: BaseException, session: Session, scratch: Scratch) -> U
             f"the server of the scratch database was lost ({scratch.place}). {said}",
             "See its log, or its container's, for why it ended.",
         )
-    killed = [one for one in causes if isinstance(one, ProcessError) and one.returncode > _BY_A_SIGNAL]
+    killed = [one for one in causes if isinstance(one, ProcessError) and one.returncode > BY_A_SIGNAL]
     if killed:
-        by = f"{killed[0].argv[0]} was ended by signal {killed[0].returncode - _BY_A_SIGNAL}"
+        by = f"{killed[0].argv[0]} was ended by signal {killed[0].returncode - BY_A_SIGNAL}"
         return undrilled(session, by, "See who did that: where memory is short, the system does.")
     # A file of the session that is not there is the session's own fault.
     if any(isinstance(one, OSError) and not isinstance(one, FileNotFoundError) for one in causes):
@@ -76,7 +74,7 @@ def _is_full(error: BaseException) -> bool:
 def _is_lost(error: BaseException) -> bool:
     match error:
         case ProcessError(argv=(str() as program, *_)):
-            ended = program.endswith("psql") and error.returncode == _CONNECTION_LOST
+            ended = program.endswith("psql") and error.returncode == CONNECTION_LOST
             return ended or any(words in error.stderr for words in _CUT_OFF)
         case psycopg.Error(sqlstate=str() as state):
             return state[:2] in _OF_THE_SERVER
