@@ -115,6 +115,18 @@ def test_rows_of_any_texts_are_counted(
         assert count_copied(_dump(database, folder / "copy")).rows == len(texts)
 
 
+@pytest.mark.parametrize("rows_per_insert", [1, 3, 100])
+def test_values_that_hold_a_whole_statement_of_the_same_table_are_no_rows(
+    database: FreshDatabase, tmp_path: Path, rows_per_insert: int
+) -> None:
+    database.execute("create table _cdc_t (a text, b text)")
+    statement = "\nINSERT INTO public._cdc_t (a, b) VALUES\n\t('x', 'y'),\n\t('x', 'y');"
+    texts = ["plain", statement, f"{statement}{statement}\n", f"'{statement}\n", "it's one", None] * 5
+    with database.connect() as connection, connection.cursor() as cursor:
+        cursor.executemany("insert into _cdc_t values (%s, %s)", [(text, text) for text in texts])
+    assert count_inserted(_dump(database, tmp_path / "out", *_inserts(rows_per_insert))).rows == len(texts)
+
+
 @pytest.mark.parametrize(
     "definition",
     [

@@ -13,6 +13,9 @@ _LINE = re.compile(rb"""[^"'\n]*+(?:"[^"]*+"[^"'\n]*+|'[^']*+'[^"'\n]*+)*+\n""")
 
 _ROW_COPIED = re.compile(rb"[^\n]*+\n")
 
+_HEADER_END = b" VALUES\n"
+_NEITHER_QUOTE_NOR_LINE_END = bytes(set(range(256)) - set(b"'\n"))
+
 _TAB, _SEMICOLON, _I = b"\t;I"
 _COPY_END = b"\\.\n\n\n"
 _CHUNK = 1024 * 1024
@@ -78,6 +81,9 @@ class Counting:
             first = data[start]
             if first == _I:
                 self._begin, self._in_statement = at + start, 0
+                if next_ := self._leap(data, start, end):
+                    end = next_
+                    continue
             if first == _TAB:
                 self._rows += 1
                 self._in_statement += 1
@@ -87,6 +93,23 @@ class Counting:
                 if self._in_statement > 1:
                     self._largest = max(self._largest, at + end - self._begin)
         self._rest = data[end:]
+
+    def _leap(self, data: bytes, start: int, end: int) -> int:
+        """Count a statement, whose header is there, at once where no value holds a line end; where the next begins, or 0.
+
+        Without all but quotes and line ends, nothing but line ends is left of it then once quotes in pairs are gone: had
+        an odd number of them come before a line end, one of them would be left.
+        """
+        header = data[start:end]
+        if not header.endswith(_HEADER_END) or not (next_ := data.find(b"\n" + header, end) + 1):
+            return 0
+        left = data[end:next_].translate(None, _NEITHER_QUOTE_NOR_LINE_END).replace(b"''", b"")
+        if b"'" in left or data[next_ - 2] != _SEMICOLON:
+            return 0
+        self._rows += len(left)
+        if len(left) > 1:
+            self._largest = max(self._largest, next_ - start)
+        return next_
 
 
 def count_inserted(path: Path) -> Written:
