@@ -520,7 +520,7 @@ class CDCBackup:
                     snapshot,
                     database=self._database,
                     clients=clients,
-                    partial=partial,
+                    folder=partial,
                     jobs=settings.jobs,
                     format=settings.format,
                     compression=settings.compress or None,

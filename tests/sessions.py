@@ -103,7 +103,7 @@ def write(
             taken,
             database=there,
             clients=clients or find_clients(there),
-            partial=partial,
+            folder=partial,
             jobs=jobs,
             format=format,
             compression=compression,

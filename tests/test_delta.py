@@ -134,7 +134,7 @@ def guarded(database: FreshDatabase, root: Path, compression: Compression | None
             taken,
             database=reached(database),
             clients=clients_for(database),
-            partial=partial,
+            folder=partial,
             jobs=2,
             compression=compression,
         )

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 
 from backup.errors import BackupError
 from backup.postgres.archive import Entry, read_archive
@@ -15,7 +16,7 @@ from backup.postgres.dependents import FUNCTIONS
 from backup.postgres.snapshot import Count, Snapshot
 from backup.postgres.surroundings import Surroundings
 from backup.postgres.tables import Table
-from backup.session.rows import count_copied, count_inserted
+from backup.session.rows import Written, count_copied, count_inserted
 
 LARGEST_STATEMENT = 16 * 1024 * 1024
 """Bytes of INSERT text. psql holds a whole statement, some three times over, and one of over a gigabyte
@@ -37,7 +38,10 @@ _TEXT_SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    """A table's rows on the disk: SQL, or COPY text where `copy_statement` says what it is for."""
+    """A table's rows on the disk: SQL, or COPY text where `copy_statement` says what it is for.
+
+    `count` is what the snapshot holds; `check_rows` tells whether the file does.
+    """
 
     file: Path
     count: int
@@ -72,8 +76,8 @@ def dump_tables(
 
     One pg_dump in parallel for the definitions and, as INSERT statements or COPY text, the rows. A second one for
     types, functions and the like, only where a table needs such a thing. Further ones, for all such tables
-    together, where rows are too wide for 100 an INSERT, and as COPY where INSERT text would lose the
-    sign of a float's `-0`. Every row is counted again in what was written.
+    together, where rows look too wide for 100 an INSERT, and as COPY where INSERT text would lose the
+    sign of a float's `-0`. Nothing is counted here: what counts is what lies on the disk in the end (`check_rows`).
 
     Args:
         snapshot: the tables, at their moment.
@@ -89,7 +93,6 @@ def dump_tables(
         BackupError: a pg_dump failed, or what it wrote is not what the snapshot holds.
     """
     run_pg_dump = partial(_run_pg_dump, snapshot, database, clients, jobs)
-    measure = partial(_measure, fixed=layouts is not None)
     waiting: dict[int, list[Table]] = defaultdict(list)
     for table in snapshot.tables:
         if table.oid in snapshot.counts and snapshot.counts[table.oid].rows:
@@ -109,13 +112,49 @@ def dump_tables(
             *_patterns("--exclude-table-data", [table for tables in waiting.values() for table in tables]),
         )
         _refuse_gaps(snapshot, entries, target)
-        rows = measure(in_main, snapshot, entries, target, main_layout, waiting)
-        while waiting:
-            rows_per_insert = max(waiting)
-            tables, target = waiting.pop(rows_per_insert), folder / f"rows-{rows_per_insert}"
-            archive = run_pg_dump(target, "--data-only", *_format(rows_per_insert), *_patterns("--table", tables))
-            rows |= measure(tables, snapshot, archive, target, rows_per_insert, waiting)
+        rows = _find_rows(in_main, snapshot, entries, target, main_layout)
+        for rows_per_insert, tables in waiting.items():
+            target = folder / f"rows-{rows_per_insert}"
+            rows |= _dump_rows(tables, snapshot, run_pg_dump, target, rows_per_insert)
         return Dump(entries=entries, need_entries=need_entries.result(), rows=rows)
+
+
+def dump_again(
+    snapshot: Snapshot,
+    layouts: Mapping[int, Sequence[Table]],
+    *,
+    database: Database,
+    clients: Clients,
+    folder: Path,
+    jobs: int,
+) -> dict[int, Rows]:
+    """The rows alone, by OID, of tables that are given by how many an INSERT may have, into a folder below `folder`.
+
+    Raises:
+        BackupError: a pg_dump failed.
+    """
+    run_pg_dump = partial(_run_pg_dump, snapshot, database, clients, jobs)
+    place = Path(mkdtemp(dir=folder))
+    rows: dict[int, Rows] = {}
+    for rows_per_insert, tables in layouts.items():
+        rows |= _dump_rows(tables, snapshot, run_pg_dump, place / str(rows_per_insert), rows_per_insert)
+    return rows
+
+
+def check_rows(table: Table, rows: Rows, written: Written) -> int | None:
+    """Compare what was counted in the table's file; how many rows an INSERT may have at most, None where it is well.
+
+    Raises:
+        BackupError: pg_dump wrote fewer rows than the snapshot holds, or more.
+    """
+    if written.rows != rows.count:
+        raise BackupError(
+            f"{table} has {rows.count:,} rows in the snapshot, and pg_dump wrote {written.rows:,} of them.",
+            untouched="No session was written.",
+        )
+    if written.largest_statement <= LARGEST_STATEMENT:
+        return None
+    return _step(rows.rows_per_insert * LARGEST_STATEMENT / written.largest_statement)
 
 
 def _run_pg_dump(
@@ -155,46 +194,34 @@ def _dump_needs(
     return run_pg_dump(folder, "--schema-only", "--exclude-table=*.*") if needs or functions else ()
 
 
-def _measure(
+def _dump_rows(
     tables: Sequence[Table],
     snapshot: Snapshot,
-    archive: tuple[Entry, ...],
+    run_pg_dump: Callable[..., tuple[Entry, ...]],
     folder: Path,
     rows_per_insert: int,
-    again: dict[int, list[Table]],
-    *,
-    fixed: bool,
 ) -> dict[int, Rows]:
-    """The rows of `tables` in the archive, counted; a table whose statements are too large goes to `again`.
+    archive = run_pg_dump(folder, "--data-only", *_format(rows_per_insert), *_patterns("--table", tables))
+    return _find_rows(tables, snapshot, archive, folder, rows_per_insert)
 
-    `rows_per_insert` is 0 for COPY text. With `fixed` no statement is too large.
-    """
+
+def _find_rows(
+    tables: Sequence[Table], snapshot: Snapshot, archive: tuple[Entry, ...], folder: Path, rows_per_insert: int
+) -> dict[int, Rows]:
+    """Where the archive has the rows of `tables`, by OID; `rows_per_insert` is 0 for COPY text."""
     entries = {entry.oid: entry for entry in archive if entry.kind == "TABLE DATA"}
-    measured = {}
+    found = {}
     for table in tables:
         entry = entries.get(table.oid)
         if entry is None or not (folder / entry.file).is_file():
             raise BackupError(f"pg_dump wrote nothing of {table}, which has rows.")
-        file = folder / entry.file
-        # Now, and not while it was written: what counts is what lies on the disk.
-        written = count_inserted(file) if rows_per_insert else count_copied(file)
-        expected = snapshot.counts[table.oid].rows
-        if written.rows != expected:
-            raise BackupError(
-                f"{table} has {expected:,} rows in the snapshot, and pg_dump wrote {written.rows:,} of them.",
-                untouched="No session was written.",
-            )
-        if written.largest_statement > LARGEST_STATEMENT and not fixed:
-            again[_step(rows_per_insert * LARGEST_STATEMENT / written.largest_statement)].append(table)
-            file.unlink()
-            continue
-        measured[table.oid] = Rows(
-            file=file,
-            count=written.rows,
+        found[table.oid] = Rows(
+            file=folder / entry.file,
+            count=snapshot.counts[table.oid].rows,
             copy_statement=entry.copy_statement,
             rows_per_insert=rows_per_insert,
         )
-    return measured
+    return found
 
 
 def _refuse_gaps(snapshot: Snapshot, entries: tuple[Entry, ...], folder: Path) -> None:

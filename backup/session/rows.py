@@ -30,7 +30,7 @@ class Written:
 
 
 class Counting:
-    r"""Counts the rows of a file exactly, piece by piece.
+    r"""Counts the rows of a file exactly, piece by piece; `name` is the file's, for messages.
 
     With `copied` it is COPY text: a line each, for a line end inside of a value is written `\n`. Else it is
     pg_dump's INSERT statements. One of several rows is a line `INSERT INTO … VALUES` and a line `\t(…)` for each
@@ -38,42 +38,45 @@ class Counting:
     held than one line of it, or a piece.
     """
 
-    def __init__(self, path: Path, *, copied: bool) -> None:
-        self._path, self._copied = path, copied
-        self._read = 0
+    def __init__(self, name: str, *, copied: bool) -> None:
+        self._name, self._copied = name, copied
+        self._pieces: list[bytes] = []
+        self._waiting = self._read = 0
         self._rest = b""
         self._rows = self._largest = self._begin = self._in_statement = 0
 
-    def catch_up(self) -> None:
-        """Count what is there by now."""
-        if self._path.stat().st_size == self._read:
+    def add(self, piece: bytes) -> None:
+        """Count what comes next in the file."""
+        if self._copied:
+            self._rows += piece.count(b"\n")
+            self._rest = (self._rest + piece)[-len(_COPY_END) :]
             return
-        with self._path.open("rb") as file:
-            file.seek(self._read)
-            # A line of many pieces is begun anew with each: so each is as large as all before.
-            while piece := file.read(max(_CHUNK, len(self._rest))):
-                self._read += len(piece)
-                if self._copied:
-                    self._rows += piece.count(b"\n")
-                    self._rest = (self._rest + piece)[-len(_COPY_END) :]
-                else:
-                    self._count(self._rest + piece)
+        self._pieces.append(piece)
+        self._waiting += len(piece)
+        # A line of many pieces is begun anew each time: so each time with as much as all before.
+        if self._waiting >= len(self._rest):
+            self._count()
 
     def end(self) -> Written:
-        """Count to the end of the file, which is whole now.
+        """What was counted, when nothing comes any more.
 
         Raises:
             BackupError: it ends in the middle of a statement, or of the rows.
         """
-        self.catch_up()
+        self._count()
         if self._rest != (_COPY_END if self._copied else b""):
             where = "the rows" if self._copied else "a statement"
-            raise BackupError(f"{self._path.name}: what pg_dump wrote ends in the middle of {where}.")
+            raise BackupError(f"{self._name}: what pg_dump wrote ends in the middle of {where}.")
         rows = self._rows - (_COPY_END.count(b"\n") if self._copied else 0)
         return Written(rows=rows, largest_statement=self._largest)
 
-    def _count(self, data: bytes) -> None:
-        """Count the whole lines that the data begins with, and keep the rest of it."""
+    def _count(self) -> None:
+        """Count the whole lines of what has come, and keep the rest of it."""
+        if not self._pieces:
+            return
+        data = b"".join((self._rest, *self._pieces))
+        self._read += self._waiting
+        self._pieces, self._waiting = [], 0
         at, end = self._read - len(data), 0
         # Not finditer: behind a string without an end it would go on, and take the string's lines for rows.
         while line := _LINE.match(data, end):
@@ -95,10 +98,10 @@ class Counting:
         self._rest = data[end:]
 
     def _leap(self, data: bytes, start: int, end: int) -> int:
-        """Count a statement, whose header is there, at once where no value holds a line end; where the next begins, or 0.
+        """Count at once a statement of whose values none holds a line end; where the next one begins, or 0.
 
-        Without all but quotes and line ends, nothing but line ends is left of it then once quotes in pairs are gone: had
-        an odd number of them come before a line end, one of them would be left.
+        `start` to `end` is its first line. Of its quotes and line ends, nothing but line ends is left then once quotes
+        in pairs are gone: where an odd number of quotes came before a line end, one of them is left.
         """
         header = data[start:end]
         if not header.endswith(_HEADER_END) or not (next_ := data.find(b"\n" + header, end) + 1):
@@ -114,12 +117,20 @@ class Counting:
 
 def count_inserted(path: Path) -> Written:
     """The rows of a whole file of pg_dump's INSERT statements, as `Counting` does."""
-    return Counting(path, copied=False).end()
+    return _count_file(path, copied=False)
 
 
 def count_copied(path: Path) -> Written:
     """The rows of a whole file of COPY text, as `Counting` does."""
-    return Counting(path, copied=True).end()
+    return _count_file(path, copied=True)
+
+
+def _count_file(path: Path, *, copied: bool) -> Written:
+    counting = Counting(path.name, copied=copied)
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            counting.add(piece)
+    return counting.end()
 
 
 def digest_rows(path: Path, start: int, length: int, *, copied: bool) -> int:

@@ -1,24 +1,25 @@
 """A session, written from a snapshot: dumped, assembled, described, published."""
 
-import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from pydantic_core import to_json
 
-from backup.errors import BackupError
 from backup.postgres.clients import Clients
 from backup.postgres.database import Database
 from backup.postgres.snapshot import Snapshot
 from backup.postgres.surroundings import look_around
-from backup.postgres.tables import Kind
+from backup.postgres.tables import Kind, Table
 from backup.profile import step
+from backup.session.assemble import Assembled, assemble, encoded
 from backup.session.contents import Contents, TableContents, definition_digest, sort_contents
-from backup.session.dump import dump_tables
+from backup.session.dump import Rows, check_rows, dump_again, dump_tables
 from backup.session.folder import (
     MANIFEST,
     RESTORE_SCRIPT,
@@ -34,7 +35,6 @@ from backup.session.folder import (
     session_name,
     sync,
 )
-from backup.session.packing import SUFFIXES, pack
 from backup.session.script import after_rows, before_rows, restore_script
 from backup.session.summary import summarize
 from backup.settings import Compression
@@ -45,8 +45,6 @@ _KINDS: dict[Kind, TableKind] = {
     Kind.FOREIGN: "foreign table",
 }
 
-
-_CHUNK = 1024 * 1024
 _LARGE = 16 * 1024 * 1024
 """Bytes from which on the disk takes longer than a journal does."""
 
@@ -56,7 +54,7 @@ def write_session(
     *,
     database: Database,
     clients: Clients,
-    partial: Path,
+    folder: Path,
     jobs: int,
     format: Literal["sql", "copy"] = "sql",  # noqa: A002 - the setting's name
     compression: Compression | None = None,
@@ -69,11 +67,11 @@ def write_session(
     Raises:
         BackupError: something could not be written completely; nothing was published.
     """
-    work = partial / "work"
+    work = folder / "work"
     work.mkdir(mode=0o700)
     with step("catalog"):
         surroundings = look_around(snapshot.connection, snapshot.tables)
-    with step("pg_dump, its rows counted"):
+    with step("pg_dump"):
         dump = dump_tables(
             snapshot, surroundings, database=database, clients=clients, folder=work, jobs=jobs, copied=format == "copy"
         )
@@ -83,17 +81,21 @@ def write_session(
     files = {table.oid: file for table, file in zip(with_rows, file_of, strict=True)}
     names = {table.table.oid: str(table.table) for table in contents.tables}
     title = f"{snapshot.database}, {snapshot.moment:%Y-%m-%d %H:%M:%S} UTC"
-    with step("files, hashed and on the disk"), ThreadPoolExecutor(max_workers=jobs) as threads:
-        saved = list(
-            threads.map(
-                lambda table: _save(table, contents, names, partial, files.get(table.table.oid), title, compression),
-                contents.tables,
-            )
+    with step("files, counted, hashed, on the disk"):
+        assembled = _assemble_tables(
+            contents,
+            {oid: folder / file for oid, file in files.items()},
+            title,
+            compression,
+            jobs,
+            partial(dump_again, snapshot, database=database, clients=clients, jobs=jobs, folder=work),
         )
-    restore_sha256 = _write(partial / RESTORE_SCRIPT, restore_script(contents, files, title))
+    with (folder / RESTORE_SCRIPT).open("xb") as script:
+        script.writelines(encoded([text]) for text in restore_script(contents, files, title))
     shutil.rmtree(work)
+    saved = tuple(_describe(table, names, assembled.get(table.table.oid)) for table in contents.tables)
     manifest = Manifest(
-        session=session_name(partial),
+        session=session_name(folder),
         created=snapshot.moment,
         tool_version=version("cdc-backup"),
         server_version=snapshot.server_version,
@@ -104,7 +106,7 @@ def write_session(
         snapshot=snapshot.id,
         wal_position=snapshot.wal,
         format=format,
-        tables=tuple(saved),
+        tables=saved,
         skipped=(
             *(SkippedTable(schema_name=m.schema, name=m.name, reason=m.reason) for m in snapshot.missing),
             *(
@@ -121,100 +123,92 @@ def write_session(
         ),
         not_kept=surroundings.others,
         context=surroundings.context,
-        restore_script_sha256=restore_sha256,
+        restore_script_sha256=hash_file(folder / RESTORE_SCRIPT),
     )
-    with (partial / MANIFEST).open("wb") as file:  # in pieces, for it has megabytes where there are thousands of tables
+    with (folder / MANIFEST).open("wb") as file:  # in pieces, for it has megabytes where there are thousands of tables
         file.write(to_json(manifest, indent=2))
         file.write(b"\n")
-    (partial / SUMMARY).write_text(summarize(manifest), encoding="utf-8")
+    (folder / SUMMARY).write_text(summarize(manifest), encoding="utf-8")
     # Had the connection gone, and its locks, nobody would know what pg_dump saw of the tables.
     snapshot.connection.execute("select 1")
     with step("publishing"):
-        return Session(path=publish(partial), manifest=manifest)
+        return Session(path=publish(folder), manifest=manifest)
 
 
-def _save(
-    saved: TableContents,
+def _assemble_tables(
     contents: Contents,
-    names: Mapping[int, str],
-    partial: Path,
-    file: str | None,
+    targets: Mapping[int, Path],
     title: str,
     compression: Compression | None,
-) -> SavedTable:
-    """Write the table's file, where it has rows; what there is to know of it. `names` are all tables', by OID."""
-    table, rows = saved.table, saved.rows
-    digest = offset = length = packed = None
-    if rows and file:
-        head = "".join(before_rows(saved, f"{table}: {rows.count} rows of {title}"))
-        offset, length = len(_encoded(head)), rows.file.stat().st_size
-        foot = after_rows(saved, contents.dependents)
-        if compression:
-            file += SUFFIXES[compression]
-            packed, digest = pack(_pieces(head, rows.file, foot), partial / file, compression)
-            rows.file.unlink()
-        else:
-            digest = _write(partial / file, [head], rows.file, foot)
-        if (partial / file).stat().st_size > _LARGE:
-            # While others are still written. Of many small ones the first takes all along, when they are published.
-            sync(partial / file)
+    jobs: int,
+    dump_smaller: Callable[[Mapping[int, Sequence[Table]]], Mapping[int, Rows]],
+) -> dict[int, Assembled]:
+    """Put the tables' files together, by OID; where a statement is too large, once more with rows of smaller ones."""
+    assembled: dict[int, Assembled] = {}
+    on_the_disk: dict[Path, Future[None]] = {}
+
+    def put_together(table: TableContents, rows: Rows) -> Assembled:
+        return assemble(
+            targets[table.table.oid],
+            before_rows(table, f"{table.table}: {rows.count} rows of {title}"),
+            rows,
+            after_rows(table, contents.dependents),
+            compression,
+            to_disk,
+        )
+
+    def to_disk(path: Path) -> None:
+        # While others are still written. Of many small ones the first takes all along, when they are published.
+        if path.stat().st_size > _LARGE:
+            on_the_disk[path] = disk.submit(sync, path)
+
+    waiting = [(table, table.rows) for table in contents.tables if table.rows]
+    with ThreadPoolExecutor(max_workers=jobs) as threads, ThreadPoolExecutor(max_workers=jobs) as disk:
+        while waiting:
+            # The largest first: else it may be left for the end, and for one thread alone.
+            waiting.sort(key=lambda one: one[1].file.stat().st_size, reverse=True)
+            smaller: dict[int, list[TableContents]] = defaultdict(list)
+            for (table, rows), file in zip(
+                waiting, threads.map(put_together, *zip(*waiting, strict=True)), strict=True
+            ):
+                assembled[table.table.oid] = file
+                if rows_per_insert := check_rows(table.table, rows, file.written):
+                    smaller[rows_per_insert].append(table)
+            for future in on_the_disk.values():
+                future.result()
+            again = [table for tables in smaller.values() for table in tables]
+            for table in again:
+                assembled[table.table.oid].path.unlink()
+            dumped = (
+                dump_smaller({n: [table.table for table in tables] for n, tables in smaller.items()}) if again else {}
+            )
+            for table in again:
+                table.rows = dumped[table.table.oid]
+            waiting = [(table, dumped[table.table.oid]) for table in again]
+    return assembled
+
+
+def _describe(contents: TableContents, names: Mapping[int, str], file: Assembled | None) -> SavedTable:
+    """What there is to know of a table; `names` are all tables', by OID."""
+    table, rows = contents.table, contents.rows
     return SavedTable(
         schema_name=table.schema,
         name=table.name,
         oid=table.oid,
         kind=_KINDS[table.kind],
         rows=rows.count if rows else 0,
-        file=file,
-        bytes=(partial / file).stat().st_size if file else None,
-        sha256=digest,
-        rows_offset=offset,
-        rows_bytes=length,
+        file=file.path.name if file else None,
+        bytes=file.path.stat().st_size if file else None,
+        sha256=file.sha256 if file else None,
+        rows_offset=file.offset if file else None,
+        rows_bytes=file.length if file else None,
         rows_per_insert=rows.rows_per_insert if rows else None,
-        definition_sha256=definition_digest(saved),
+        definition_sha256=definition_digest(contents),
         key=table.key,
         columns=tuple((column.number, column.name, column.type) for column in table.columns),
         parents=tuple(names[parent] for parent in table.parents if parent in names),
-        packed=packed,
+        packed=file.packed if file else None,
     )
-
-
-def _pieces(head: str, rows: Path, foot: Iterable[str]) -> Iterator[bytes]:
-    yield _encoded(head)
-    with rows.open("rb") as file:
-        yield from iter(lambda: file.read(_CHUNK), b"")
-    yield _encoded("".join(foot))
-
-
-def _write(target: Path, head: Iterable[str], rows: Path | None = None, foot: Iterable[str] = ()) -> str:
-    """Write a file around rows that the kernel copies into place, and remove those; its SHA-256."""
-    with target.open("xb") as file:
-        file.writelines(map(_encoded, head))
-        file.flush()
-        if rows:
-            _splice(rows, file.fileno())
-            rows.unlink()
-            file.seek(0, os.SEEK_END)
-        file.writelines(map(_encoded, foot))
-    return hash_file(target)
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _splice(source: Path, target: int) -> None:
-    """Append the file's bytes to the descriptor, by the kernel where it can."""
-    with source.open("rb") as file:
-        left = source.stat().st_size
-        if not hasattr(os, "copy_file_range"):
-            with os.fdopen(os.dup(target), "wb") as copy:
-                shutil.copyfileobj(file, copy, 1024 * 1024)
-            return
-        while left:
-            copied = os.copy_file_range(file.fileno(), target, left)
-            if not copied:
-                raise BackupError(f"{source.name} became shorter while it was copied.")
-            left -= copied
 
 
 def _why_no_file(table: SavedTable) -> str:
