@@ -397,7 +397,7 @@ migration = Collection(
 
 
 class _Program(Program):
-    """Invoke's own program, with our exit code and JSON for a command line not understood, and with Python's bytecode."""
+    """Invoke's own program, but for a command line not understood (our exit code, our JSON) and for bytecode."""
 
     def parse_core(self, argv: list[str] | None) -> None:
         forbidden = sys.dont_write_bytecode
