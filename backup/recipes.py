@@ -397,11 +397,15 @@ migration = Collection(
 
 
 class _Program(Program):
-    """Invoke's own program, with our exit code and our JSON for a command line that cannot be understood."""
+    """Invoke's own program, but for a command line not understood (our exit code, our JSON) and for bytecode."""
 
     def parse_core(self, argv: list[str] | None) -> None:
+        forbidden = sys.dont_write_bytecode
         with _understood():
             super().parse_core(argv)
+        # Invoke forbids bytecode unless --write-pyc says otherwise: what a recipe imports, which is most, would be
+        # compiled anew by every run wherever the installer compiled nothing, as uv does not.
+        sys.dont_write_bytecode = sys.dont_write_bytecode and forbidden
 
     def parse_tasks(self) -> None:
         with _understood():

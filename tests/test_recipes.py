@@ -55,6 +55,17 @@ def test_no_flag_has_a_short_form_that_a_new_flag_could_take_from_it() -> None:
         assert [flag for flag in flags if len(flag) == 1] == []
 
 
+def test_what_a_recipe_imports_is_compiled_once_unless_python_is_told_not_to(project: Project, tmp_path: Path) -> None:
+    def compiled(name: str, **more: str) -> set[str]:
+        cache = tmp_path / name
+        ended = project.cdc("list", environment=project.environment(PYTHONPYCACHEPREFIX=str(cache), **more))
+        assert ended.code == 0, ended.said
+        return {path.name.split(".")[0] for path in cache.rglob("*.pyc")}
+
+    assert {"recipes", "cdc_backup", "settings"} <= compiled("as usual")
+    assert compiled("told not to", PYTHONDONTWRITEBYTECODE="1") == set()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
