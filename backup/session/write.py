@@ -1,5 +1,7 @@
 """A session, written from a snapshot: dumped, assembled, described, published."""
 
+import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,6 +51,8 @@ _KINDS: dict[Kind, TableKind] = {
 _CHUNK = 1024 * 1024
 _LARGE = 16 * 1024 * 1024
 """Bytes from which on the disk takes longer than a journal does."""
+_SMALL = 256 * 1024
+"""Bytes of rows up to which a file is put together in memory."""
 
 
 def write_session(
@@ -84,12 +88,14 @@ def write_session(
     names = {table.table.oid: str(table.table) for table in contents.tables}
     title = f"{snapshot.database}, {snapshot.moment:%Y-%m-%d %H:%M:%S} UTC"
     with step("files, hashed and on the disk"), ThreadPoolExecutor(max_workers=jobs) as threads:
-        saved = list(
-            threads.map(
-                lambda table: _save(table, contents, names, partial, files.get(table.table.oid), title, compression),
-                contents.tables,
-            )
-        )
+
+        def save(table: TableContents) -> SavedTable:
+            return _save(table, contents, names, partial, files.get(table.table.oid), title, compression)
+
+        # What a small one costs is text that Python makes, for which threads would only wait in turns.
+        large = [t for t in contents.tables if t.rows and (compression or not _is_small(t.rows.file))]
+        begun = {t.table.oid: threads.submit(save, t) for t in large}
+        saved = [begun[t.table.oid].result() if t.table.oid in begun else save(t) for t in contents.tables]
     restore_sha256 = _write(partial / RESTORE_SCRIPT, restore_script(contents, files, title))
     shutil.rmtree(work)
     manifest = Manifest(
@@ -153,6 +159,8 @@ def _save(
             file += SUFFIXES[compression]
             packed, digest = pack(_pieces(head, rows.file, foot), partial / file, compression)
             rows.file.unlink()
+        elif _is_small(rows.file):
+            digest = _rewrite(rows.file, head, foot, partial / file)
         else:
             digest = _write(partial / file, [head], rows.file, foot)
         if (partial / file).stat().st_size > _LARGE:
@@ -183,6 +191,24 @@ def _pieces(head: str, rows: Path, foot: Iterable[str]) -> Iterator[bytes]:
     with rows.open("rb") as file:
         yield from iter(lambda: file.read(_CHUNK), b"")
     yield _encoded("".join(foot))
+
+
+def _is_small(rows: Path) -> bool:
+    return rows.stat().st_size <= _SMALL
+
+
+def _rewrite(rows: Path, head: str, foot: Iterable[str], target: Path) -> str:
+    """Make the file of rows the table's file by writing the text around them into it; its SHA-256.
+
+    Where a file system has just seen files go, it looks long for a place for a new one.
+    """
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    content = b"".join(_pieces(head, rows, foot))
+    rows.rename(target)
+    with target.open("r+b") as file:
+        file.write(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _write(target: Path, head: Iterable[str], rows: Path | None = None, foot: Iterable[str] = ()) -> str:
