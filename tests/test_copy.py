@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from psycopg import sql
 
 from backup.errors import BackupError
 from backup.postgres.copy import Copied, copy_database
@@ -92,6 +93,21 @@ def test_of_a_table_beyond_the_budget_there_is_one_row_and_the_keys_that_need_ot
     ]
     target.execute("truncate shop.users cascade")
     assert target.rows("select count(*) from _cdc_posts") == [(0,)]
+
+
+def test_tables_beyond_the_budget_may_be_more_than_a_command_line_has_room_for(
+    database: FreshDatabase, target: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backup.postgres.copy.BUDGET", 0)
+    monkeypatch.setattr("backup.postgres.copy._COMMAND_LINE", 60)
+    names = ["one", "Two (three|four)", "five.six", 'se"ven']
+    for name in names:
+        database.execute(
+            sql.SQL("create table {0} (n int); insert into {0} values (1), (2)").format(sql.Identifier(name))
+        )
+    assert {name for _, name in copy(database, target).in_part} == set(names)
+    for name in names:
+        assert target.rows(sql.SQL("select n from {}").format(sql.Identifier(name))) == [(1,)]
 
 
 def test_what_a_database_sets_for_its_sessions_is_set_for_those_of_the_copy(

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import stat
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -104,6 +105,20 @@ def test_what_is_opened_is_what_was_written(filled: FreshDatabase, tmp_path: Pat
     (listed,) = list_sessions(tmp_path)
     assert (listed.path, listed.manifest, listed.problem) == (session.path, session.manifest, "")
     assert listed.bytes == folder_size(session.path) == sum(path.stat().st_size for path in session.path.iterdir())
+
+
+def test_a_folder_may_be_published_while_its_size_is_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / ".partial-session"
+    (folder / "work").mkdir(parents=True)
+    (folder / "work" / "rows").write_text("some")
+
+    def publish_now(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "os.scandir" and str(arguments[0]) == str(folder) and folder.exists():
+            folder.rename(tmp_path / "session")
+
+    sys.addaudithook(publish_now)
+    assert folder_size(folder) == 0
+    assert folder_size(tmp_path / "session") == 4
 
 
 def test_the_summary_says_it_for_people(filled: FreshDatabase, tmp_path: Path) -> None:

@@ -29,6 +29,10 @@ VERSION_TABLES = frozenset(
 )
 """Where migration tools keep what they have run already: without its rows they would begin from the start."""
 
+_AT_ONCE = "set synchronous_commit = off"
+"""Each statement is a transaction of its own, and what a crash takes of a scratch database nobody misses."""
+_COMMAND_LINE = 512 * 1024
+"""Bytes of options that every system takes, with the environment beside them: half of what macOS does."""
 _NAMES_A_PATTERN = 500
 
 # The nearer to a CDC table and the smaller, the earlier: a budget that is used up leaves out what matters least.
@@ -117,8 +121,8 @@ order by 1
 """
 
 _COLUMNS = """
-select attname::text from pg_attribute
-where attrelid = %s and attnum > 0 and not attisdropped and attgenerated = '' order by attnum
+select attrelid::int8, array_agg(attname::text order by attnum) from pg_attribute
+where attrelid = any(%s::oid[]) and attnum > 0 and not attisdropped and attgenerated = '' group by attrelid
 """
 
 
@@ -173,6 +177,7 @@ def copy_database(
         target.connect() as there,
     ):
         _refuse_foreign(here)
+        there.execute(_AT_ONCE)
         here.execute("begin isolation level repeatable read, read only")
         moment = here.execute("select pg_export_snapshot()").fetchone()
         others = [_Other(*row) for row in here.execute(_OTHERS, {"tables": [table.oid for table in tables]})]
@@ -189,11 +194,13 @@ def copy_database(
                 target=file,
             )
             # without ON_ERROR_STOP: owners, grants and the like may fail; what matters is compared in the end
-            clients.psql(target, f"\\i {argument(str(file))}\n", [file])
+            clients.psql(target, f"{_AT_ONCE};\n\\i {argument(str(file))}\n", [file])
 
         load("--section=pre-data", "--section=data", *_patterns(in_part))
-        for other in in_part:
-            _copy_first_row(here, there, other)
+        readable = [other for other in in_part if other.readable]
+        columns = dict(here.execute(_COLUMNS, [[other.oid for other in readable]]).fetchall())
+        for other in readable:
+            _copy_first_row(here, there, other, columns.get(other.oid, []))
         load("--section=post-data")
         _add_foreign_keys(here, there)
         _copy_settings(here, there)
@@ -229,27 +236,39 @@ def _beyond_budget(others: Sequence[_Other], also: Sequence[str] | Literal["*"])
 
 
 def _patterns(others: Sequence[_Other]) -> Iterator[str]:
-    names = defaultdict(list)
+    """Options that leave out the rows of these tables.
+
+    pg_dump looks up a whole name in the index of `pg_class`, and matches each name in the catalog with a pattern of
+    several: so only those go into one for which the command line has no room.
+    """
+    room, left = _COMMAND_LINE, defaultdict(list)
     for other in others:
-        names[_quoted(other.schema)].append(_quoted(other.name))
-    for schema, quoted in names.items():
-        for start in range(0, len(quoted), _NAMES_A_PATTERN):
-            yield f"--exclude-table-data={schema}.({'|'.join(quoted[start : start + _NAMES_A_PATTERN])})"
+        schema, name = _quoted(other.schema), _quoted(other.name)
+        option = f"--exclude-table-data={schema}.{name}"
+        room -= len(option.encode())
+        if room > 0:
+            yield option
+        else:
+            left[schema].append(name)
+    for schema, names in left.items():
+        for start in range(0, len(names), _NAMES_A_PATTERN):
+            yield f"--exclude-table-data={schema}.({'|'.join(names[start : start + _NAMES_A_PATTERN])})"
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _copy_first_row(here: Connection, there: Connection, other: _Other) -> None:
+def _copy_first_row(here: Connection, there: Connection, other: _Other, columns: Sequence[str]) -> None:
     """Best effort: whoever has not even the one row is among the tables that are there in part."""
-    columns = [sql.Identifier(name) for (name,) in here.execute(_COLUMNS, [other.oid])]
-    if not other.readable or not columns:
+    if not columns:
         return
-    table, listed = sql.Identifier(other.schema, other.name), sql.SQL(", ").join(columns)
+    table, listed = sql.Identifier(other.schema, other.name), sql.SQL(", ").join(map(sql.Identifier, columns))
     query = sql.SQL("copy (select {} from only {} limit 1) to stdout").format(listed, table)
     with here.cursor() as source, source.copy(query) as rows:
         row = b"".join(bytes(block) for block in rows)
+    if not row:
+        return
     try:
         with there.cursor() as target, target.copy(sql.SQL("copy {} ({}) from stdin").format(table, listed)) as copy:
             copy.write(row)

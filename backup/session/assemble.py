@@ -1,5 +1,6 @@
 """A table's file, put together around its rows: written, and read again to be hashed and counted."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -14,6 +15,9 @@ from backup.session.dump import Rows
 from backup.session.packing import SUFFIXES, Packed, pack
 from backup.session.rows import Counting, Written
 from backup.settings import Compression
+
+SMALL = 256 * 1024
+"""Bytes of rows up to which a file is put together in memory."""
 
 _CHUNK = 1024 * 1024
 
@@ -53,7 +57,10 @@ def assemble(
         target = target.with_name(target.name + SUFFIXES[compression])
         with rows.file.open("rb") as file:
             packed, sha256 = pack(chain([before], _counted(file, length, counting), [after]), target, compression)
+        rows.file.unlink()
         to_disk(target)
+    elif length <= SMALL:
+        sha256 = _rewrite(rows.file, before, after, target, counting)
     else:
         with target.open("xb") as file:
             file.write(before)
@@ -61,9 +68,9 @@ def assemble(
             _splice(rows.file, length, file.fileno())
             file.seek(0, os.SEEK_END)
             file.write(after)
+        rows.file.unlink()
         to_disk(target)
         sha256 = _read_again(target, len(before), length, counting)
-    rows.file.unlink()
     return Assembled(
         path=target, sha256=sha256, offset=len(before), length=length, packed=packed, written=counting.end()
     )
@@ -72,6 +79,21 @@ def assemble(
 def encoded(text: Iterable[str]) -> bytes:
     """The bytes of a file: a name that is no UTF-8 goes out as it came in."""
     return "".join(text).encode("utf-8", "surrogateescape")
+
+
+def _rewrite(rows: Path, before: bytes, after: bytes, target: Path, counting: Counting) -> str:
+    """Make the file of the rows the table's, by writing the text around them into it; its SHA-256.
+
+    Where a file system has just seen files go, it looks long for a place for a new one.
+    """
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    text = rows.read_bytes()
+    counting.add(text)
+    rows.rename(target)
+    with target.open("r+b") as file:
+        file.write(before + text + after)
+    return hashlib.sha256(before + text + after).hexdigest()
 
 
 def _read_again(path: Path, offset: int, length: int, counting: Counting) -> str:

@@ -234,11 +234,12 @@ def hash_file(path: Path) -> str:
 
 
 def folder_size(folder: Path) -> int:
-    """The bytes of all files below the folder, also while they come and go."""
+    """The bytes of all files below the folder, also while they, and it, come and go."""
     size = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            size += path.stat().st_size
+    for path, _, files in os.walk(folder):  # which passes over a folder that is gone by now
+        for file in files:
+            with suppress(OSError):
+                size += (Path(path) / file).stat().st_size
     return size
 
 

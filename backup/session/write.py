@@ -17,7 +17,7 @@ from backup.postgres.snapshot import Snapshot
 from backup.postgres.surroundings import look_around
 from backup.postgres.tables import Kind, Table
 from backup.profile import step
-from backup.session.assemble import Assembled, assemble, encoded
+from backup.session.assemble import SMALL, Assembled, assemble, encoded
 from backup.session.contents import Contents, TableContents, definition_digest, sort_contents
 from backup.session.dump import Rows, check_rows, dump_again, dump_tables
 from backup.session.folder import (
@@ -145,13 +145,14 @@ def _assemble_tables(
 ) -> dict[int, Assembled]:
     """Put the tables' files together, by OID; where a statement is too large, once more with rows of smaller ones."""
     assembled: dict[int, Assembled] = {}
-    on_the_disk: dict[Path, Future[None]] = {}
+    on_the_disk: list[Future[None]] = []
 
-    def put_together(table: TableContents, rows: Rows) -> Assembled:
+    def put_together(table: TableContents) -> Assembled:
+        assert table.rows  # noqa: S101 - of these alone
         return assemble(
             targets[table.table.oid],
-            before_rows(table, f"{table.table}: {rows.count} rows of {title}"),
-            rows,
+            before_rows(table, f"{table.table}: {table.rows.count} rows of {title}"),
+            table.rows,
             after_rows(table, contents.dependents),
             compression,
             to_disk,
@@ -160,31 +161,32 @@ def _assemble_tables(
     def to_disk(path: Path) -> None:
         # While others are still written. Of many small ones the first takes all along, when they are published.
         if path.stat().st_size > _LARGE:
-            on_the_disk[path] = disk.submit(sync, path)
+            on_the_disk.append(disk.submit(sync, path))
 
-    waiting = [(table, table.rows) for table in contents.tables if table.rows]
+    waiting = [table for table in contents.tables if table.rows]
     with ThreadPoolExecutor(max_workers=jobs) as threads, ThreadPoolExecutor(max_workers=jobs) as disk:
         while waiting:
-            # The largest first: else it may be left for the end, and for one thread alone.
-            waiting.sort(key=lambda one: one[1].file.stat().st_size, reverse=True)
-            smaller: dict[int, list[TableContents]] = defaultdict(list)
-            for (table, rows), file in zip(
-                waiting, threads.map(put_together, *zip(*waiting, strict=True)), strict=True
-            ):
+            size = {table.table.oid: table.rows.file.stat().st_size for table in waiting if table.rows}
+            # The largest first: else it may be left for the end, and for one thread alone. What a small one
+            # costs is text that Python makes, for which threads would only wait in turns.
+            waiting.sort(key=lambda table: size[table.table.oid], reverse=True)
+            begun = [
+                threads.submit(put_together, table) for table in waiting if compression or size[table.table.oid] > SMALL
+            ]
+            small = [put_together(table) for table in waiting[len(begun) :]]
+            files = [*(future.result() for future in begun), *small]
+            smaller: dict[int, list[Table]] = defaultdict(list)
+            for table, file in zip(waiting, files, strict=True):
                 assembled[table.table.oid] = file
-                if rows_per_insert := check_rows(table.table, rows, file.written):
-                    smaller[rows_per_insert].append(table)
-            for future in on_the_disk.values():
+                if table.rows and (rows_per_insert := check_rows(table.table, table.rows, file.written)):
+                    smaller[rows_per_insert].append(table.table)
+            for future in on_the_disk:
                 future.result()
-            again = [table for tables in smaller.values() for table in tables]
-            for table in again:
+            dumped = dump_smaller(smaller) if smaller else {}
+            waiting = [table for table in waiting if table.table.oid in dumped]
+            for table in waiting:
                 assembled[table.table.oid].path.unlink()
-            dumped = (
-                dump_smaller({n: [table.table for table in tables] for n, tables in smaller.items()}) if again else {}
-            )
-            for table in again:
                 table.rows = dumped[table.table.oid]
-            waiting = [(table, dumped[table.table.oid]) for table in again]
     return assembled
 
 
