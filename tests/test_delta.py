@@ -558,7 +558,7 @@ def test_a_drill_proves_session_and_delta(full: Guarded, tmp_path: Path) -> None
 
 def test_a_drill_tells_a_delta_that_is_no_proof_from_the_session(small: Guarded) -> None:
     small.database.execute("insert into _cdc_k values (4, 'd')")
-    small.save("_cdc_k", false_print="1:2:3")
+    small.save("_cdc_k", false_print="1:2")
     with scratch_database(reached(small.database), "server") as scratch, pytest.raises(BackupError) as caught:
         drill_session(small.session, scratch=scratch, clients=clients_for(small.database), jobs=2)
     assert "its delta is not" in str(caught.value)

@@ -7,6 +7,7 @@ import hypothesis.strategies as st
 import psycopg
 import pytest
 from hypothesis import given, settings
+from psycopg import sql
 
 from backup.errors import BackupError
 from backup.postgres.archive import read_archive
@@ -326,6 +327,32 @@ def test_nine_hundred_tables_among_two_thousand_take_one_pg_dump(database: Fresh
     assert log.read_text().splitlines() == ["run"]
     assert len(session.files) == 900
     assert session.rows == 1800
+
+
+def test_many_tables_are_named_by_their_beginning_where_nothing_else_begins_so(
+    database: FreshDatabase, tmp_path: Path
+) -> None:
+    database.execute("""
+        do $$ begin for n in 1..30 loop
+            execute format('create table "_cdc_$1*.%s" (id int generated always as identity, t text)', n);
+            execute format('insert into "_cdc_$1*.%s" (t) values (%L)', n, n);
+        end loop; end $$
+    """)
+    log = tmp_path / "log"
+    clients = pretending(tmp_path / "bin", clients_for(database), f'echo "$*" >> "{log}"; real "$@"')
+    session = write(database, tmp_path / "together", clients=clients)
+    assert log.read_text().count("--table=") == 1
+    database.execute("drop schema public cascade; create schema public")
+    restore_well(database, session.path / "restore.sql")
+    assert [rows(database, sql.Identifier(f"_cdc_$1*.{n}")) for n in (1, 30)] == [["(1,1)"], ["(1,30)"]]
+
+    database.execute('create sequence "_cdc_$1*.of nobody"; create view "_cdc_$1*.v" as select 1')
+    log.unlink()
+    session = write(database, tmp_path / "one by one", clients=clients)
+    assert log.read_text().count("--table=") == 30
+    assert "of nobody" not in (session.path / "restore.sql").read_text()
+    names = [f"_cdc_$1*.{n}" for n in range(1, 26)]
+    assert len(write(database, tmp_path / "some", names=names).files) == 25
 
 
 @pytest.fixture

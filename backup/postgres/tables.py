@@ -239,6 +239,16 @@ def find_tables_by(connection: Connection, oids: Sequence[int], names: Sequence[
     return _read(connection, _BY_IDENTITY, parameters)
 
 
+def begins_with(connection: Connection, schema: str, beginning: str) -> set[int]:
+    """The OIDs of all that a pattern of pg_dump's takes, whose name in the schema begins so."""
+    found = connection.execute(
+        "select c.oid::int8 from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname = %s and starts_with(c.relname::text, %s) and c.relkind in ('r', 'S', 'v', 'm', 'f', 'p')",
+        [schema, beginning],
+    )
+    return {oid for (oid,) in found}
+
+
 def digest_names(connection: Connection) -> str:
     """Of all tables of the database and what they are called: another one when `find_tables` may find others."""
     [(digest,)] = connection.execute(_NAMES).fetchall()

@@ -52,7 +52,7 @@ def assemble(
     """
     before, after = encoded(head), encoded(foot)
     length, packed = rows.file.stat().st_size, None
-    counting = Counting(rows.file.name, copied=not rows.rows_per_insert)
+    counting = Counting(target.name, copied=not rows.rows_per_insert)
     if compression:
         target = target.with_name(target.name + SUFFIXES[compression])
         with rows.file.open("rb") as file:

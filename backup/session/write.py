@@ -147,9 +147,9 @@ def _assemble_tables(
     assembled: dict[int, Assembled] = {}
     on_the_disk: list[Future[None]] = []
 
-    def put_together(table: TableContents) -> Assembled:
+    def put_together(table: TableContents) -> tuple[Assembled, int | None]:
         assert table.rows  # noqa: S101 - of these alone
-        return assemble(
+        file = assemble(
             targets[table.table.oid],
             before_rows(table, f"{table.table}: {table.rows.count} rows of {title}"),
             table.rows,
@@ -157,6 +157,7 @@ def _assemble_tables(
             compression,
             to_disk,
         )
+        return file, check_rows(table.table, table.rows, file.written)
 
     def to_disk(path: Path) -> None:
         # While others are still written. Of many small ones the first takes all along, when they are published.
@@ -176,9 +177,9 @@ def _assemble_tables(
             small = [put_together(table) for table in waiting[len(begun) :]]
             files = [*(future.result() for future in begun), *small]
             smaller: dict[int, list[Table]] = defaultdict(list)
-            for table, file in zip(waiting, files, strict=True):
+            for table, (file, rows_per_insert) in zip(waiting, files, strict=True):
                 assembled[table.table.oid] = file
-                if table.rows and (rows_per_insert := check_rows(table.table, table.rows, file.written)):
+                if rows_per_insert is not None:
                     smaller[rows_per_insert].append(table.table)
             for future in on_the_disk:
                 future.result()
