@@ -51,8 +51,14 @@ def drilled(ground: Ground) -> Outcome:
 
 def small(ground: Ground) -> Outcome:
     """Three tables of 100 rows in a catalog of 100 tables."""
-    make_many(ground, tables=3, rows=100, catalog=100)
-    ways = (ground.ours(OURS, "backup"), ground.shell(ONE, one_dump()), ground.ours("cdc-backup --list", "--list"))
+    tables = make_many(ground, tables=3, rows=100, catalog=100)
+    ways = (
+        ground.ours(OURS, "backup"),
+        ground.shell(NAIVE, naive(tables)),
+        ground.shell(ONE, one_dump()),
+        ground.shell(COPY, copy_out(tables)),
+        ground.ours("cdc-backup --list", "--list"),
+    )
     outcome = Outcome(title="small", runs=interleave(ways, 2 * ground.rounds))
     more = outcome.seconds(OURS) - outcome.seconds(ONE)
     outcome.goals.append(Goal(what=f"{OURS} - {ONE}", value=more, limit=0.9, unit="s"))
@@ -103,9 +109,9 @@ def growth(ground: Ground) -> Outcome:
         seconds = [outcome.seconds(f"{count:,} {what}") for count in counts]
         outcome.goals.append(Goal(what=f"exponent of {what}", value=exponent(counts, seconds), limit=1.05))
     each = (outcome.seconds(f"{rows[2]:,} rows") - outcome.seconds(f"{rows[1]:,} rows")) / (rows[2] - rows[1])
-    for millions in (10, 100):
+    for millions in (1, 10, 100):
         more = outcome.seconds(f"{rows[2]:,} rows") + each * (millions * 1e6 - rows[2])
-        outcome.notes.append(f"{millions} million rows, extrapolated: {more:,.0f} s")
+        outcome.notes.append(f"{millions} million rows, by the last two points: {more:,.0f} s")
     return outcome
 
 

@@ -29,8 +29,6 @@ VERSION_TABLES = frozenset(
 )
 """Where migration tools keep what they have run already: without its rows they would begin from the start."""
 
-_AT_ONCE = "set synchronous_commit = off"
-"""Each statement is a transaction of its own, and what a crash takes of a scratch database nobody misses."""
 _COMMAND_LINE = 512 * 1024
 """Bytes of options that every system takes, with the environment beside them: half of what macOS does."""
 _NAMES_A_PATTERN = 500
@@ -177,7 +175,6 @@ def copy_database(
         target.connect() as there,
     ):
         _refuse_foreign(here)
-        there.execute(_AT_ONCE)
         here.execute("begin isolation level repeatable read, read only")
         moment = here.execute("select pg_export_snapshot()").fetchone()
         others = [_Other(*row) for row in here.execute(_OTHERS, {"tables": [table.oid for table in tables]})]
@@ -194,7 +191,7 @@ def copy_database(
                 target=file,
             )
             # without ON_ERROR_STOP: owners, grants and the like may fail; what matters is compared in the end
-            clients.psql(target, f"{_AT_ONCE};\n\\i {argument(str(file))}\n", [file])
+            clients.psql(target, f"\\i {argument(str(file))}\n", [file])
 
         load("--section=pre-data", "--section=data", *_patterns(in_part))
         readable = [other for other in in_part if other.readable]

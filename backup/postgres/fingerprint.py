@@ -47,9 +47,9 @@ def _sum(columns: Sequence[str], chosen: sql.Composable) -> sql.Composed:
 
 def add_fingerprints(one: str, other: str) -> str:
     """The fingerprint of the rows of both together."""
-    # Of no rows there is no sum, and the fingerprint is their number alone.
+    # Of no rows there is no sum, and the fingerprint is their number alone. Parts are lacking where one is damaged.
     parts = [[int(part) for part in text.split(":")] for text in (one, other) if text != "0"]
-    return ":".join(str(sum(part)) for part in zip(*parts, strict=True)) or "0"
+    return ":".join(str(sum(part)) for part in zip(*parts, strict=False)) or "0"
 
 
 def fingerprint_tables(connection: Connection, tables: Sequence[Table]) -> dict[int, str]:

@@ -21,9 +21,6 @@ _AVOID = (
     "where a role may."
 )
 
-_NOBODY_FOLLOWS = {"wal_level": "minimal", "max_wal_senders": "0"}
-"""Rows of a table of the same transaction are then not written into the write-ahead log (manual, "wal_level")."""
-
 # Without a comment yet: its maker was killed right after CREATE DATABASE. Nobody else makes such a name.
 _LEFT = """
 select datname::text from pg_database
@@ -81,7 +78,7 @@ def scratch_database(database: Database, where: str) -> Iterator[Scratch]:
         with _created(place.host, database) as (made, witness):
             yield Scratch(database=made, place=place.name, witness=witness)
         return
-    with start_server(embedded_binaries(), settings={**DISPOSABLE, **_NOBODY_FOLLOWS}) as server:
+    with start_server(embedded_binaries(), settings=DISPOSABLE) as server:
         host = Database.from_url(f"{server.url()}?sslmode=disable", "the embedded server")
         _copy_roles(database, host)
         with _created(host, database) as (made, witness):

@@ -59,16 +59,11 @@ def assemble(
             packed, sha256 = pack(chain([before], _counted(file, length, counting), [after]), target, compression)
         rows.file.unlink()
         to_disk(target)
-    elif length <= SMALL:
-        sha256 = _rewrite(rows.file, before, after, target, counting)
     else:
-        with target.open("xb") as file:
-            file.write(before)
-            file.flush()
-            _splice(rows.file, length, file.fileno())
-            file.seek(0, os.SEEK_END)
-            file.write(after)
-        rows.file.unlink()
+        if length <= SMALL:
+            _rewrite(rows.file, before, after, target)
+        else:
+            _write(rows.file, length, before, after, target)
         to_disk(target)
         sha256 = _read_again(target, len(before), length, counting)
     return Assembled(
@@ -81,19 +76,27 @@ def encoded(text: Iterable[str]) -> bytes:
     return "".join(text).encode("utf-8", "surrogateescape")
 
 
-def _rewrite(rows: Path, before: bytes, after: bytes, target: Path, counting: Counting) -> str:
-    """Make the file of the rows the table's, by writing the text around them into it; its SHA-256.
+def _write(rows: Path, length: int, before: bytes, after: bytes, target: Path) -> None:
+    with target.open("xb") as file:
+        file.write(before)
+        file.flush()
+        _splice(rows, length, file.fileno())
+        file.seek(0, os.SEEK_END)
+        file.write(after)
+    rows.unlink()
+
+
+def _rewrite(rows: Path, before: bytes, after: bytes, target: Path) -> None:
+    """Make the file of the rows the table's, by writing the text around them into it.
 
     Where a file system has just seen files go, it looks long for a place for a new one.
     """
     if target.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     text = rows.read_bytes()
-    counting.add(text)
     rows.rename(target)
     with target.open("r+b") as file:
-        file.write(before + text + after)
-    return hashlib.sha256(before + text + after).hexdigest()
+        file.writelines((before, text, after))
 
 
 def _read_again(path: Path, offset: int, length: int, counting: Counting) -> str:

@@ -1,8 +1,6 @@
 """The proof of a session: restored on a scratch database from its own files, dumped again, compared."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from backup.postgres.fingerprint import add_fingerprints, fingerprint_tables
 from backup.postgres.scratch import Scratch
 from backup.postgres.snapshot import Snapshot, take_snapshot
 from backup.postgres.surroundings import look_around
-from backup.postgres.tables import Table, find_tables_by
+from backup.postgres.tables import find_tables_by
 from backup.profile import step
 from backup.session.contents import TableContents, definition_digest, sort_contents
 from backup.session.delta_parts import read_delta, verify_delta
@@ -182,7 +180,7 @@ def _compare(
                     _compare_rows(files, table, restored)
                     _compare_definition(manifest.server_version, snapshot, table, restored)
         with step("fingerprints"):
-            return _fingerprints(database, snapshot, jobs)
+            return _fingerprints(database, snapshot)
 
 
 def _compare_rows(files: Path, table: SavedTable, restored: TableContents) -> None:
@@ -225,20 +223,10 @@ def _compare_definition(version: str, snapshot: Snapshot, table: SavedTable, res
         raise RestoreError(f"the columns or the key of {name} are others.")
 
 
-def _fingerprints(database: Database, snapshot: Snapshot, jobs: int) -> tuple[DrilledTable, ...]:
-    """The fingerprints, computed over so many connections: each is worked out by one process of the server's."""
+def _fingerprints(database: Database, snapshot: Snapshot) -> tuple[DrilledTable, ...]:
     tables = [table for table in snapshot.tables if table.oid in snapshot.counts]
-    computed: dict[int, str] = {}
-    with ExitStack() as stack:
-        connections = [stack.enter_context(database.connect()) for _ in range(max(1, min(jobs, len(tables))))]
-        threads = stack.enter_context(ThreadPoolExecutor(max_workers=len(connections)))
-        try:
-            for part in threads.map(fingerprint_tables, connections, _share(snapshot, tables, len(connections))):
-                computed |= part
-        except BaseException:
-            for connection in connections:  # an interruption does not wait for the others
-                connection.cancel_safe()
-            raise
+    with database.connect() as connection:
+        computed = fingerprint_tables(connection, tables)
     return tuple(
         DrilledTable(
             schema_name=table.schema,
@@ -248,14 +236,3 @@ def _fingerprints(database: Database, snapshot: Snapshot, jobs: int) -> tuple[Dr
         )
         for table in tables
     )
-
-
-def _share(snapshot: Snapshot, tables: Sequence[Table], number: int) -> list[list[Table]]:
-    """The tables in so many shares, about equally large."""
-    shares: list[list[Table]] = [[] for _ in range(number)]
-    sizes = [0] * number
-    for table in sorted(tables, key=lambda table: snapshot.counts[table.oid].bytes, reverse=True):
-        smallest = sizes.index(min(sizes))
-        shares[smallest].append(table)
-        sizes[smallest] += snapshot.counts[table.oid].bytes
-    return shares

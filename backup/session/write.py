@@ -165,17 +165,15 @@ def _assemble_tables(
             on_the_disk.append(disk.submit(sync, path))
 
     waiting = [table for table in contents.tables if table.rows]
-    with ThreadPoolExecutor(max_workers=jobs) as threads, ThreadPoolExecutor(max_workers=jobs) as disk:
+    with ThreadPoolExecutor(max_workers=jobs) as disk, ThreadPoolExecutor(max_workers=jobs) as threads:
         while waiting:
             size = {table.table.oid: table.rows.file.stat().st_size for table in waiting if table.rows}
             # The largest first: else it may be left for the end, and for one thread alone. What a small one
             # costs is text that Python makes, for which threads would only wait in turns.
             waiting.sort(key=lambda table: size[table.table.oid], reverse=True)
-            begun = [
-                threads.submit(put_together, table) for table in waiting if compression or size[table.table.oid] > SMALL
-            ]
-            small = [put_together(table) for table in waiting[len(begun) :]]
-            files = [*(future.result() for future in begun), *small]
+            small = [table for table in waiting if not compression and size[table.table.oid] <= SMALL]
+            large = waiting[: len(waiting) - len(small)]
+            files = [*threads.map(put_together, large), *map(put_together, small)]
             smaller: dict[int, list[Table]] = defaultdict(list)
             for table, (file, rows_per_insert) in zip(waiting, files, strict=True):
                 assembled[table.table.oid] = file
@@ -183,11 +181,15 @@ def _assemble_tables(
                     smaller[rows_per_insert].append(table.table)
             for future in on_the_disk:
                 future.result()
-            dumped = dump_smaller(smaller) if smaller else {}
-            waiting = [table for table in waiting if table.table.oid in dumped]
+            again = {table.oid for tables in smaller.values() for table in tables}
+            waiting = [table for table in waiting if table.table.oid in again]
             for table in waiting:
                 assembled[table.table.oid].path.unlink()
-                table.rows = dumped[table.table.oid]
+            if waiting:
+                with step("pg_dump, in smaller statements"):
+                    dumped = dump_smaller(smaller)
+                for table in waiting:
+                    table.rows = dumped[table.table.oid]
     return assembled
 
 
