@@ -141,12 +141,13 @@ def _ended_like_interrupted() -> Iterator[None]:
 
 @contextmanager
 def _nothing_collected() -> Iterator[None]:
-    """No garbage collection while modules are imported: they leave none, and each would look through all of them."""
+    """No garbage collection while modules are imported, nor of them later: each would look through all of them."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if enabled:
             gc.enable()
 
