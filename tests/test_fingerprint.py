@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import sql
 
+from backup.errors import RestoreError
 from backup.postgres.embedded import Server
-from backup.postgres.fingerprint import fingerprint_tables
+from backup.postgres.fingerprint import add_fingerprints, fingerprint_tables
 from backup.postgres.tables import find_tables
 from tests.servers import FreshDatabase, fresh_database
 from tests.sessions import reached
@@ -133,3 +134,10 @@ def test_a_sessions_settings_do_not_change_it(database: FreshDatabase, settings:
 def test_a_table_without_columns_or_rows_has_one(database: FreshDatabase) -> None:
     assert fingerprint(database, "create table _cdc_t ()") == "0"
     assert fingerprint(database, "create table _cdc_t (); insert into _cdc_t default values").startswith("1:")
+
+
+def test_fingerprints_of_two_forms_have_no_sum() -> None:
+    assert add_fingerprints("2:30", "1:4") == "3:34"
+    assert add_fingerprints("0", "1:4") == "1:4"
+    with pytest.raises(RestoreError, match="1:2:3 and 1:4 are no fingerprints of one form"):
+        add_fingerprints("1:2:3", "1:4")

@@ -91,3 +91,8 @@ def major(version: str) -> int:
 def argument(text: str) -> str:
     """An argument of a psql command, in single quotes by psql's rules."""
     return "'" + text.replace("\\", "\\\\").replace("'", "''").replace("\n", "\\n") + "'"
+
+
+def quoted(name: str) -> str:
+    """A name in a pattern of pg_dump's, where it stands for itself alone."""
+    return '"' + name.replace('"', '""') + '"'

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from backup.errors import BackupError
-from backup.postgres.clients import Clients, argument
+from backup.postgres.clients import Clients, argument, quoted
 from backup.postgres.database import Database
 from backup.postgres.snapshot import count_rows
 from backup.postgres.tables import Connection, Table, find_tables_by
@@ -240,7 +240,7 @@ def _patterns(others: Sequence[_Other]) -> Iterator[str]:
     """
     room, left = _COMMAND_LINE, defaultdict(list)
     for other in others:
-        schema, name = _quoted(other.schema), _quoted(other.name)
+        schema, name = quoted(other.schema), quoted(other.name)
         option = f"--exclude-table-data={schema}.{name}"
         room -= len(option.encode())
         if room > 0:
@@ -250,10 +250,6 @@ def _patterns(others: Sequence[_Other]) -> Iterator[str]:
     for schema, names in left.items():
         for start in range(0, len(names), _NAMES_A_PATTERN):
             yield f"--exclude-table-data={schema}.({'|'.join(names[start : start + _NAMES_A_PATTERN])})"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _copy_first_row(here: Connection, there: Connection, other: _Other, columns: Sequence[str]) -> None:

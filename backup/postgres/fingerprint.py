@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
+from backup.errors import RestoreError
 from backup.postgres.tables import Connection, Table
 
 SETTINGS = """\
@@ -46,10 +47,16 @@ def _sum(columns: Sequence[str], chosen: sql.Composable) -> sql.Composed:
 
 
 def add_fingerprints(one: str, other: str) -> str:
-    """The fingerprint of the rows of both together."""
-    # Of no rows there is no sum, and the fingerprint is their number alone. Parts are lacking where one is damaged.
+    """The fingerprint of the rows of both together.
+
+    Raises:
+        RestoreError: one of them is of another form, so that they have no sum.
+    """
+    # Of no rows there is no sum, and the fingerprint is their number alone.
     parts = [[int(part) for part in text.split(":")] for text in (one, other) if text != "0"]
-    return ":".join(str(sum(part)) for part in zip(*parts, strict=False)) or "0"
+    if len({len(numbers) for numbers in parts}) > 1:
+        raise RestoreError(f"{one} and {other} are no fingerprints of one form.", untouched="Nothing was changed.")
+    return ":".join(str(sum(part)) for part in zip(*parts, strict=True)) or "0"
 
 
 def fingerprint_tables(connection: Connection, tables: Sequence[Table]) -> dict[int, str]:

@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 
 from backup.errors import BackupError
 from backup.postgres.archive import Entry, read_archive
-from backup.postgres.clients import Clients
+from backup.postgres.clients import Clients, quoted
 from backup.postgres.database import Database
 from backup.postgres.dependents import FUNCTIONS
 from backup.postgres.snapshot import Count, Snapshot
@@ -262,7 +262,7 @@ def _patterns(option: str, tables: Sequence[Table]) -> Iterator[str]:
     Each is a query of pg_dump's: a whole name is looked up in the index of `pg_class`, several in one pattern are a
     regular expression that each name in the catalog is matched with.
     """
-    return (f"{option}={_quoted(table.schema)}.{_quoted(table.name)}" for table in tables)
+    return (f"{option}={quoted(table.schema)}.{quoted(table.name)}" for table in tables)
 
 
 def _relation_patterns(snapshot: Snapshot, surroundings: Surroundings) -> Iterator[str]:
@@ -278,14 +278,10 @@ def _relation_patterns(snapshot: Snapshot, surroundings: Surroundings) -> Iterat
     for schema, tables in by_schema.items():
         beginning = commonprefix([table.name for table in tables])  # noqa: RUF071 - of names, not of paths
         if len(tables) > _FEW and begins_with(snapshot.connection, schema, beginning) <= wanted:
-            yield f"--table={_quoted(schema)}.{_quoted(beginning)}*"
+            yield f"--table={quoted(schema)}.{quoted(beginning)}*"
         else:
             yield from _patterns("--table", tables)
     sequences = {need.sequence for needs in surroundings.needs.values() for need in needs if need.sequence}
     views = {dependent.view for dependent in surroundings.dependents if dependent.view}
     for schema, name in sorted(sequences | views):
-        yield f"--table={_quoted(schema)}.{_quoted(name)}"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+        yield f"--table={quoted(schema)}.{quoted(name)}"
