@@ -15,6 +15,7 @@ from backup.postgres.embedded import Server
 from backup.session.dump import LARGEST_STATEMENT
 from backup.session.folder import Session
 from backup.session.summary import summarize
+from backup.settings import Compression
 from tests.lacking import lacking
 from tests.servers import FreshDatabase, fresh_database
 from tests.sessions import (
@@ -310,6 +311,30 @@ def test_wide_rows_make_no_statement_over_sixteen_mebibytes(
         assert [rows(database, name) for name in ("_cdc_wide", "_cdc_mixed")] == held
 
 
+def test_wide_rows_side_by_side_are_dumped_until_no_statement_is_too_large(
+    embedded_server: Server, tmp_path: Path
+) -> None:
+    with fresh_database(embedded_server) as database:
+        database.execute(f"""
+            create table _cdc_t (id int, a text);
+            insert into _cdc_t select g, repeat('a', case when g between 61 and 63 then 6 * {MIB} else 1 end)
+                from generate_series(1, 120) g;
+            create table _cdc_narrow (id int);
+            insert into _cdc_narrow select generate_series(1, 200);
+        """)
+        log = tmp_path / "argv"
+        clients = pretending(tmp_path / "bin", clients_for(database), f'echo run >> "{log}"\nreal "$@"')
+        session = write(database, tmp_path / "root", clients=clients)
+        # Three of them make a statement too large, however few others are in it: 100, 30, 10, 3, 1 rows.
+        assert len(log.read_text().splitlines()) == 5
+        assert [table.rows_per_insert for table in session.manifest.tables] == [100, 1]
+        assert len([path for path in session.path.iterdir() if "_cdc_t" in path.name]) == 1
+        held = rows(database, "_cdc_t")
+        database.execute("drop table _cdc_t, _cdc_narrow")
+        restore_well(database, session.path / "restore.sql")
+        assert rows(database, "_cdc_t") == held
+
+
 def test_nine_hundred_tables_among_two_thousand_take_one_pg_dump(database: FreshDatabase, tmp_path: Path) -> None:
     database.execute("""
         do $$ begin
@@ -406,6 +431,21 @@ def test_a_pg_dump_that_lies_is_not_believed(three_tables: FreshDatabase, tmp_pa
         write(three_tables, tmp_path / "root", clients=clients)
     assert message in str(caught.value)
     assert list((tmp_path / "root").iterdir()) == []
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_a_large_table_of_several_that_lacks_a_row_is_named_and_nothing_is_left(
+    embedded_server: Server, tmp_path: Path, compression: Compression | None
+) -> None:
+    with fresh_database(embedded_server) as database:
+        for name in ("_cdc_a", "_cdc_b", "_cdc_c"):
+            database.execute(f"create table {name} (id int, a text)")
+            database.execute(f"insert into {name} select g, repeat('{name}', 10) from generate_series(1, 9000) g")
+        less = 'real "$@" && for f in $(grep -l _cdc_b_cdc_b "$out"/*.dat); do sed -i "/^\\t(7,/d" "$f"; done'
+        clients = pretending(tmp_path / "bin", clients_for(database), _FOLDER + less)
+        with pytest.raises(BackupError, match=r"_cdc_b has 9,000 rows in the snapshot, and pg_dump wrote 8,999"):
+            write(database, tmp_path / "root", clients=clients, compression=compression)
+        assert list((tmp_path / "root").iterdir()) == []
 
 
 def test_a_pg_dump_that_copies_a_row_less_is_not_believed(three_tables: FreshDatabase, tmp_path: Path) -> None:
