@@ -10,7 +10,7 @@ from backup.postgres.clients import Clients
 from backup.postgres.database import Database
 from backup.postgres.snapshot import count_rows, identify
 from backup.postgres.tables import Table, find_obstacles, find_others_by, find_tables_by
-from backup.report import Report, plural
+from backup.report import Report, plural, visible
 from backup.result import Result, State, Status, TablePlan
 from backup.session.delta_parts import Delta, aside_files, read_delta, verify_delta
 from backup.session.folder import SavedTable, Session
@@ -70,10 +70,9 @@ def restore_into(
         _tell(plan, mode, session, report, proven=drill is not None)
         for line in warnings.splitlines():
             report.warn(f"  {line}")
-        manifest = session.manifest
-        if mode is not RestoreMode.ASIDE and (database.host, database.name) == (manifest.host, manifest.database):
+        if mode is not RestoreMode.ASIDE:
             try:
-                _keep(session, chosen)
+                _keep(database, session, plan, report, without_delta=without_delta)
             except (OSError, BackupError) as error:
                 report.warn(f"It could not be noted beside the session that it was restored: {error}")
         result.status = Status.RESTORED
@@ -130,11 +129,36 @@ def _proof(session: Session, report: Report) -> Drill | None:
     return drill
 
 
-def _keep(session: Session, chosen: Sequence[SavedTable]) -> None:
-    """Put beside the session that these tables are where they were: prune may then let it go one day."""
+def _keep(
+    database: Database, session: Session, plan: Sequence[TablePlan], report: Report, *, without_delta: bool
+) -> None:
+    """Put beside the session which tables are what they were, where they were: prune may then let it go one day.
+
+    A copy of the database, made by copying its files, has the same identifier, and another database that answers at
+    the same address has another one: it has to be both.
+    """
+    manifest = session.manifest
+    with database.connect() as connection:
+        here = identify(connection)
+    if (database.host, database.name) != (manifest.host, manifest.database) or (
+        here and manifest.database_id and here != manifest.database_id
+    ):
+        report.warn(
+            f"It is not noted as restored: the session is of {manifest.database} on {manifest.host}, and by its "
+            f"{'identifier' if (database.host, database.name) == (manifest.host, manifest.database) else 'address'}"
+            " this may be another database."
+        )
+        return
+    delta = read_delta(session.path) if without_delta else None
+    passed_over = {table.oid for table in delta.tables} if delta else set()
+    back = [
+        p.saved.qualified
+        for p in plan
+        if p.done and not p.done.differ and p.state is not State.CHANGED and p.saved.oid not in passed_over
+    ]
     before = Restore.read(session.path)
-    back = dict.fromkeys((f"{table.schema_name}.{table.name}" for table in chosen), datetime.now(UTC))
-    Restore(tables={**(before.tables if before else {}), **back}).write(session.path)
+    now = dict.fromkeys(back, datetime.now(UTC))
+    Restore(tables={**(before.tables if before else {}), **now}).write(session.path)
 
 
 def _choose(session: Session, names: Sequence[str]) -> tuple[SavedTable, ...]:
@@ -313,8 +337,16 @@ def _tell(plan: Sequence[TablePlan], mode: RestoreMode, session: Session, report
             told += [f"{plural(p.done.removed, 'row')} went"] if p.done.removed else []
             told += [f"{plural(p.done.differ, 'row')} differ from the backup and were kept"] if p.done.differ else []
             report.say(f"  {name}: {', '.join(told)}")
-    how = "and their rows have the fingerprints that the drill saw" if proven else "counted; the session is not drilled"
+    differ = [p.saved.qualified for p in plan if p.done and p.done.differ and mode is not RestoreMode.ASIDE]
+    whose = "the backup's" if differ else "their"
+    proof = f"and {whose} rows have the fingerprints that the drill saw"
+    how = proof if proven else "counted; the session is not drilled"
     report.say(f"Restored {plural(len(plan), 'table')} in one transaction, {how}.", "bold green")
+    if differ:
+        report.warn(
+            f"Not what they were: {', '.join(map(visible, differ))}. --mode aside brings the backup's rows beside those"
+            " of today, --mode replace in their place."
+        )
 
 
 def _of_delta(done: Restored) -> str:

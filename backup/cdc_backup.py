@@ -360,10 +360,21 @@ class CDCBackup:
             )
         for kept in damaged:
             self._report.warn(f"Not complete, and passed over: {kept.listed.path.name}: {kept.listed.problem}")
-        owing = [kept for kept in ours if kept.verdict is not None and kept.verdict.destroyed and not kept.restored]
+        # A copy of the database that was made of its files has the same identifier at another address.
+        place = (self._database.host, self._database.name)
+        at_home = [kept for kept in ours if kept.is_at(*place)] or ours
+        owing = [kept for kept in at_home if kept.owes]
         for kept in owing[1:]:
             self._report.warn(f"What the migration after {kept.listed.path.name} destroyed is not restored either.")
-        return open_session((owing or ours)[0].listed.path)
+        chosen = (owing or at_home)[0]
+        path, newest = chosen.listed.path, ours[0].listed.path
+        if path != newest:
+            owed = f"what the migration after {path.name} destroyed is not restored"
+            why = owed if owing else "it is of another address"
+            self._report.warn(f"{newest.name} is newer, and passed over, because {why}; --session takes it.")
+        if not chosen.is_at(*place):
+            self._report.warn(f"{path.name} is of a database at another address: see that it is this one.")
+        return open_session(path)
 
     @property
     def _database(self) -> Database:

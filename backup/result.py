@@ -140,6 +140,7 @@ class Result:
     strikes: tuple[Strike, ...] | None = None
     gaps: dict[int, str] = field(default_factory=dict)
     unguarded: dict[str, str] = field(default_factory=dict)
+    taken: dict[int, int] = field(default_factory=dict)
     allowed: frozenset[int] = frozenset()
     forecast: Forecast | None = None
     left: str = ""

@@ -97,6 +97,7 @@ class SafeRun:
                 horizon=result.horizon,
                 fingerprints=self._fingerprints(),
                 gaps=result.gaps,
+                taken=result.taken,
                 unfinished=unfinished,
                 lock_timeout=1 if unfinished else self.patience,
             )
@@ -207,12 +208,13 @@ class SafeRun:
         for fault in self.result.faults:
             say = self.report.fail if fault.part is Part.WRITES_FAIL else self.report.warn
             (say if fault.is_loss else self.report.say)(fault.sentence)
-        announced = {(v.schema, v.name) for v in self._announced().values()}
-        for v in verdict:
-            if (v.schema, v.name) in announced and v.change is Change.UNTOUCHED:
-                self.report.warn(
-                    f"{v.schema}.{v.name} was to be struck, and was not: did the command reach this database?"
-                )
+        struck = {(v.schema, v.name) for v in self.result.forecast.losses} if self.result.forecast else set()
+        foreseen = [v for v in verdict if (v.schema, v.name) in struck]
+        spared = [v for v in foreseen if v.change is Change.UNTOUCHED]
+        for v in spared:
+            self.report.warn(f"{v.schema}.{v.name} was to be struck, and was not: did the command reach this database?")
+        if spared == foreseen != [] and not failure:
+            failure = f"In the rehearsal it struck CDC tables of {self.database}, and now none: it did something else."
         lost = [v for v in verdict if v.is_loss and not v.announced]
         faults = [fault for fault in self.result.faults if fault.is_loss]
         sentence = sentence_of(verdict, faults)

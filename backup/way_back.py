@@ -73,7 +73,7 @@ def ways_back(
 def _restores(
     lost: Sequence[Verdict], destroyed: int, session: Session, restore: str, named: Sequence[str]
 ) -> Iterator[str]:
-    changed = [v for v in lost if v.in_place and v.change is Change.ROWS_CHANGED]
+    changed = [v for v in lost if v.in_place and _is_changed(v)]
     gone = [v for v in lost if v.in_place and v not in changed]
     elsewhere = [v for v in lost if not v.in_place and v.change is not Change.RENAMED]
 
@@ -89,6 +89,18 @@ def _restores(
         yield f"This brings it back beside what is there, to compare:{command(aside, '--mode', 'aside')}"
     if changed:
         yield f"This makes it what it was, and rows of today go:{command(changed, '--mode', 'replace')}"
+
+
+def _is_changed(verdict: Verdict) -> bool:
+    """Whether rows of the backup are there with other values, which a restore of what is missing keeps."""
+    fewer = verdict.rows_before - (verdict.rows_after or 0)
+    match verdict.change:
+        case Change.ROWS_LOST:
+            return (verdict.rows_changed or 0) > fewer
+        case Change.UNKNOWN:  # it was rewritten; what could not be read has no rows
+            return verdict.rows_after is not None
+        case change:
+            return change is Change.ROWS_CHANGED
 
 
 def _list(verdicts: Sequence[Verdict]) -> str:

@@ -29,6 +29,7 @@ from backup.session.packing import SUFFIXES, UNPACK
 from backup.session.plain import plain_files
 from backup.session.prune import prune_sessions, review_sessions
 from backup.session.restore import RestoreMode
+from backup.session.sidecar import Restore
 from backup.session.write import write_session
 from backup.settings import Compression
 from tests.restoring import bring_back, done, drill, everything
@@ -382,6 +383,20 @@ def test_without_delta_leaves_it_out(small: Guarded) -> None:
     small.database.execute("drop table _cdc_k")
     bring_back(small.database, small.session, without_delta=True)
     assert small.state() == before
+
+
+def test_rows_that_were_left_out_do_not_count_as_restored(small: Guarded) -> None:
+    small.database.execute("insert into _cdc_k values (4, 'd')")
+    small.save()
+    small.database.execute("drop table _cdc_k")
+    bring_back(small.database, small.session, without_delta=True)
+    kept = Restore.read(small.session.path)
+    assert kept is not None
+    assert "public._cdc_k" not in kept.tables
+    bring_back(small.database, small.session)
+    kept = Restore.read(small.session.path)
+    assert kept is not None
+    assert "public._cdc_k" in kept.tables
 
 
 def test_the_recipe_says_what_the_delta_brought(small: Guarded, capsys: pytest.CaptureFixture[str]) -> None:

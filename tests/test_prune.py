@@ -113,8 +113,20 @@ def test_a_session_that_is_not_whole_does_not_count_among_the_newest(root: Path,
 def test_the_newest_that_is_proven_stays(root: Path, make: Make) -> None:
     make(50)
     failed, proven, older = make(60, proven=False), make(70, proven=True), make(80, proven=True)
-    assert why(root, proven) == "it is the newest that is proven"
+    assert why(root, proven) == "it is the newest that is proven and holds public._cdc_t"
     assert prune(root) == sorted([failed, older])
+
+
+def test_the_last_session_that_holds_a_table_stays_whatever_is_newer(root: Path, make: Make) -> None:
+    make(50, proven=True)
+    for days in (60, 70):
+        path = make(days, proven=True)
+        manifest = json.loads((path / MANIFEST).read_text())
+        manifest["tables"][0]["name"] = "_cdc_gone"
+        (path / MANIFEST).write_text(json.dumps(manifest))
+    last, older = path.with_name(f"backup_{NOW - timedelta(days=60):%Y-%m-%dT%H-%M-%S}-000Z"), path
+    assert why(root, last) == "it is the newest that is proven and holds public._cdc_gone"
+    assert prune(root) == [older]
 
 
 def test_what_was_destroyed_and_not_brought_back_keeps_its_session(root: Path, make: Make) -> None:

@@ -212,6 +212,20 @@ def test_another_command_is_only_rehearsed_when_asked_because_it_runs_twice(proj
     assert ended.code == 0, ended.said
 
 
+@pytest.mark.parametrize("yes", [("--yes",), ()])
+def test_a_command_that_does_nothing_of_what_its_rehearsal_did_is_not_done(
+    project: Project, yes: tuple[str, ...]
+) -> None:
+    path = f"{project.database.server.binaries}{os.pathsep}{project.environment()['PATH']}"
+    there = ("sh", "-c", "case $DATABASE_URL in *cdc_scratch*) psql -c 'drop table _cdc_roles';; esac")
+    given = psql_environment(project, PATH=path)
+    ended = project.cdc("run-safe", *yes, "--rehearse", "--", *there, environment=given)
+    assert ended.code == 5, ended.said
+    assert "In the rehearsal it struck CDC tables" in ended.said
+    assert "The CDC tables are as they were." in ended.said
+    assert "The migration is done" not in ended.said
+
+
 # what cannot be known
 
 

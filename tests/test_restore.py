@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pexpect
@@ -17,12 +18,12 @@ from backup.errors import DeclinedError, RestoreError, UsageError
 from backup.lock import locked
 from backup.postgres.embedded import Server
 from backup.session.folder import Session
-from backup.session.restore import RestoreMode
+from backup.session.restore import RestoreMode, restore_session
 from backup.session.script import LOCK
 from backup.session.sidecar import Restore, Verdict
 from tests.restoring import bring_back, done, everything, proven
 from tests.servers import FreshDatabase, clean_environment, fresh_database
-from tests.sessions import reached, rows, write
+from tests.sessions import clients_for, pretending, reached, rows, write
 
 CDC_BACKUP = str(Path(sys.executable).with_name("cdc-backup"))
 
@@ -367,3 +368,97 @@ def test_names_of_every_sort_come_back(database: FreshDatabase, tmp_path: Path) 
     assert everything(database) == before
     bring_back(database, session, mode=RestoreMode.REPLACE)
     bring_back(database, session, mode=RestoreMode.ASIDE)
+
+
+def test_a_table_whose_rows_differ_still_does_not_count_as_restored(
+    database: FreshDatabase, session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database.execute("update _cdc_a set t = 'gone' where id = 1; drop table _cdc_b")
+    bring_back(database, session)
+    kept = Restore.read(session.path)
+    assert kept is not None
+    assert kept.tables.keys() == {"public._cdc_b"}
+    assert "Not what they were: public._cdc_a. --mode aside" in " ".join(capsys.readouterr().out.split())
+    bring_back(database, session, mode=RestoreMode.REPLACE)
+    kept = Restore.read(session.path)
+    assert kept is not None
+    assert kept.tables.keys() == {"public._cdc_a", "public._cdc_b"}
+
+
+def test_a_database_that_was_made_anew_at_the_same_address_does_not_count_as_restored(
+    database: FreshDatabase, session: Session
+) -> None:
+    with psycopg.connect(database.server.url(), autocommit=True) as connection:
+        connection.execute(f"drop database {database.name}")
+        connection.execute(f"create database {database.name}")
+    bring_back(database, session)
+    assert rows(database, "_cdc_a") == ["(1,x)", "(2,y)"]
+    assert Restore.read(session.path) is None
+
+
+@pytest.mark.parametrize("lie", ["cat >/dev/null", 'sed "/committed/d" | real "$@"'])
+def test_a_psql_that_leaves_something_out_is_not_believed(
+    database: FreshDatabase, session: Session, tmp_path: Path, lie: str
+) -> None:
+    database.execute("drop table _cdc_a")
+    clients = pretending(tmp_path / "bin", clients_for(database), 'real "$@"')
+    (clients.folder / "psql").write_text(
+        f'#!/bin/sh\nreal() {{ "{database.server.binaries / "psql"}" "$@"; }}\n{lie}\n'
+    )
+    with pytest.raises(RestoreError, match="psql ended as if all were well"):
+        restore_session(
+            session,
+            files=session.path,
+            database=reached(database),
+            clients=clients,
+            mode=RestoreMode.MISSING,
+            oids=frozenset(table.oid for table in session.manifest.tables),
+            fingerprints={},
+        )
+
+
+def test_a_newer_session_that_is_passed_over_is_named(
+    database: FreshDatabase, session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    monkeypatch.chdir(session.path.parent.parent)
+    newer = write(database, session.path.parent)
+    lost = {"public._cdc_a": "dropped"}
+    verdict = Verdict(moment=session.manifest.created, command="a test", destroyed=lost)
+    verdict.model_copy(update={"announced": tuple(lost)}).write(session.path)
+    CDCBackup(session.path.parent).restore()
+    assert newer.name in capsys.readouterr().out, "what somebody had agreed to is not owed"
+    verdict.write(session.path)
+    CDCBackup(session.path.parent).restore()
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{newer.name} is newer, and passed over, because what the migration after {session.name} destroyed" in said
+
+
+def test_a_session_of_a_copy_at_another_address_is_not_taken_for_this_database(
+    database: FreshDatabase, session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    monkeypatch.chdir(session.path.parent.parent)
+    copy = write(database, session.path.parent)
+    manifest = json.loads((copy.path / "manifest.json").read_text())
+    (copy.path / "manifest.json").write_text(json.dumps(manifest | {"host": "staging:5432"}))
+    CDCBackup(session.path.parent).restore()
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{copy.name} is newer, and passed over, because it is of another address" in said
+    assert f"{session.name}: {database.name}" in said
+
+
+def test_a_role_that_reads_at_one_moment_misses_nothing_that_was_written_before_its_lock(
+    database: FreshDatabase, session: Session
+) -> None:
+    database.execute(f"alter database {database.name} set default_transaction_isolation = 'repeatable read'")
+    database.execute("truncate _cdc_b")
+    with ThreadPoolExecutor() as background, database.connect() as writer:
+        with writer.transaction():
+            writer.execute("insert into _cdc_b values (1), (1)")
+            restoring = background.submit(bring_back, database, session, "_cdc_b")
+            waiting = "select from pg_locks where not granted and relation = '_cdc_b'::regclass"
+            while not database.rows(waiting):
+                assert not restoring.done()
+        restoring.result()
+    assert rows(database, "_cdc_b") == ["(1)", "(1)"]

@@ -282,10 +282,11 @@ def test_the_key_is_the_primary_key_or_what_no_two_rows_can_share(database: Fres
         create table _cdc_e (x int not null); create unique index on _cdc_e (abs(x));
         create table _cdc_f (x int not null, y int); create unique index on _cdc_f (x) include (y);
         create table _cdc_g (x int unique);
+        create table _cdc_h (x text collate "POSIX" not null); create unique index on _cdc_h (x collate "C");
     """)
     with reached(database).connect() as connection:
         keys = {table.name[-1]: table.key for table in find_tables(connection, prefix=PREFIX, schemas="*")}
-    assert keys == {"a": ("id",), "b": ("Z z", "y"), "c": (), "d": (), "e": (), "f": ("x",), "g": ()}
+    assert keys == {"a": ("id",), "b": ("Z z", "y"), "c": (), "d": (), "e": (), "f": ("x",), "g": (), "h": ()}
 
 
 def test_a_table_without_select_is_an_error_that_names_it(role: str, database: FreshDatabase, tmp_path: Path) -> None:

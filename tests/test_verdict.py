@@ -561,3 +561,36 @@ def contents(project: Project) -> dict[str, list[str]]:
     """The CDC tables and their rows."""
     found = project.database.rows("select relname from pg_class where relkind = 'r' and starts_with(relname, '_cdc_')")
     return {name: rows(project.database, name) for (name,) in found}
+
+
+NEWER = {
+    "into a table that was empty": ("insert into _cdc_empty values (1), (2)", "truncate _cdc_empty"),
+    "and the others are back": (
+        "create table copied as table _cdc_users",
+        "insert into _cdc_users values (4, 'joe')",
+        "begin; truncate _cdc_users; insert into _cdc_users table copied; commit",
+    ),
+}
+
+
+@pytest.mark.parametrize("statements", NEWER.values(), ids=NEWER.keys())
+def test_rows_that_are_newer_than_the_backup_are_a_loss_as_well(project: Project, statements: tuple[str, ...]) -> None:
+    project.configure(drill=True)
+    *before, taken = statements
+    ended = project.cdc("run-safe", "--", *psql(project, *before, taken))
+    assert ended.code == 6, ended.said
+    left = contents(project)
+    (advised,) = ended.advised
+    assert project.run(*advised).code == 0
+    assert contents(project) != left
+    table = "_cdc_empty" if "_cdc_empty" in taken else "_cdc_users"
+    assert len(rows(project.database, table)) == (2 if table == "_cdc_empty" else 4)
+
+
+def test_a_table_that_was_written_anew_is_brought_back_by_the_commands_that_are_printed(project: Project) -> None:
+    before = contents(project)
+    ended = project.cdc("run-safe", "--", *psql(project, "alter table _cdc_users alter name type text using 'gone'"))
+    assert ended.code == 6, ended.said
+    *_, replace = ended.advised
+    assert project.run(*replace, "--yes").code == 0
+    assert rows(project.database, "_cdc_users") == before["_cdc_users"]

@@ -63,10 +63,11 @@ _RETRY = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """How many rows were saved, or why they could not be."""
+    """How many rows were saved, or why they could not be; `there` is how many the table had in all, if it was asked."""
 
     rows: int
     missed: str = ""
+    there: int = 0
 
 
 Save = Callable[[Connection, Table, Table], Saved]
@@ -124,7 +125,8 @@ class Guard:
     """Tables that are held while something runs, and what happened to them meanwhile.
 
     `gaps` are tables that nobody held for a while, by OID, with the reason: what was written to them then, and
-    destroyed before they were held again, is lost. `over` is set when what was run has ended.
+    destroyed before they were held again, is lost. `taken` tells how many rows a table had when a statement took it
+    last, by OID. `over` is set when what was run has ended.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Guard:
     ) -> None:
         self.strikes: list[Strike] = []
         self.gaps: dict[int, str] = {}
+        self.taken: dict[int, int] = {}
         self._database = database
         self._tables = {table.oid: table for table in tables if table.kind is not Kind.FOREIGN}
         self._find = find
@@ -343,6 +346,7 @@ class Guard:
         self._let_go(letting)
         self._stuck_since, self._let_go_at = None, time.monotonic()
         self.gaps |= {oid: done.missed for oid, done in saved.items() if done.missed}
+        self.taken |= {oid: done.there for oid, done in saved.items()}
         for oid, waits in ready.items():
             self._taken[waits.transaction] += 1
             self._last = waits.transaction

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from psycopg import sql
@@ -18,7 +18,7 @@ from backup.session.delta import DeltaWriter, copied_columns
 
 @dataclass(frozen=True, kw_only=True)
 class _Newer:
-    """What is new in a table by now: the rows that `where` chooses.
+    """What is new in a table by now: the rows that `where` chooses; `there` are all that it has.
 
     They are all its rows, or merged by key, where something else has changed than that they came (`merged`).
     """
@@ -28,6 +28,7 @@ class _Newer:
     fingerprint: str
     merged: bool
     columns: tuple[Column, ...]
+    there: int = field(compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class SaveNewer:
         if before is None or before[0] != newer:
             before = (newer, self._save(connection, table, now, newer))
             self._note({table.oid: before})
-        return before[1]
+        return replace(before[1], there=newer.there)
 
     def ahead(self, connection: Connection, tables: Sequence[tuple[Table, Table]]) -> None:
         """Save what is new in tables, unless that was done for the first; what fails is left for when one is taken."""
@@ -104,13 +105,14 @@ class SaveNewer:
                 fingerprint=fingerprint,
                 merged=whole or (bool(table.key) and not added),
                 columns=now.columns,
+                there=rows,
             )
         return looked
 
     def _save(self, connection: Connection, table: Table, now: Table, newer: _Newer) -> Saved:
         instead, known = table.oid in self._held_since, table.oid in self.counts
         if not newer.rows and not instead:
-            return Saved(rows=0)
+            return Saved(rows=0, there=newer.there)
         if known and shape(now) == shape(table):
             with self._copied(connection, now, copied_columns(table), newer.where) as chunks:
                 self.writer.save(
@@ -121,13 +123,13 @@ class SaveNewer:
                     merged=newer.merged,
                     instead=instead,
                 )
-            return Saved(rows=newer.rows)
+            return Saved(rows=newer.rows, there=newer.there)
         columns = copied_columns(now)
         with self._copied(connection, now, columns, newer.where) as chunks:
             file = self.writer.keep_aside(now, columns, chunks)
         why = "its columns were changed meanwhile" if known else "it was made after the backup"
         missed = f"{why}, so no restore brings back by itself what {file} in the delta holds"
-        return Saved(rows=newer.rows, missed=missed)
+        return Saved(rows=newer.rows, missed=missed, there=newer.there)
 
     @contextmanager
     def _copied(

@@ -72,6 +72,7 @@ def judge(
     horizon: Horizon | None = None,
     fingerprints: Mapping[int, str] = MappingProxyType({}),
     gaps: Mapping[int, str] = MappingProxyType({}),
+    taken: Mapping[int, int] = MappingProxyType({}),
     unfinished: str = "",
     lock_timeout: float = 30,
 ) -> tuple[Verdict, ...]:
@@ -90,6 +91,7 @@ def judge(
         fingerprints: of the tables in the drill, by OID; without one nothing proves that a table that was rewritten has
             its rows still.
         gaps: why a table was not guarded all the time, by OID; what is lost of it is never as announced.
+        taken: how many rows a table had when a statement took it for itself, by OID, those newer than the backup too.
         unfinished: what of the migration still runs on the server; whatever is untouched yet is unknown then.
         lock_timeout: seconds to wait for tables that somebody else has locked.
     """
@@ -110,6 +112,8 @@ def judge(
         if verdict.change is Change.ROWS_CHANGED and table.oid in safe:
             others = "by others meanwhile, for the rehearsal changed none"
             verdict = replace(verdict, by_others=True, detail=f"{verdict.detail}, {others}")
+        if same and not verdict.is_loss and (recount := look.recounts.get(same.oid)) and recount.rewritten:
+            verdict = _rewritten(verdict, recount.rows, taken.get(same.oid, 0), gaps.get(same.oid, ""))
         if unfinished and not verdict.is_loss:
             verdict = replace(verdict, change=Change.UNKNOWN, detail=f"still running on the server: {unfinished}")
         if horizon and not verdict.is_loss and table.kind is Kind.ORDINARY and verdict.rows_changed is None:
@@ -121,6 +125,20 @@ def judge(
         agreed = _is_as(verdict, announced.get(table.oid)) or (table.oid in allowed and _is_taken(verdict, look, now))
         verdicts.append(replace(verdict, announced=not gap and agreed))
     return tuple(verdicts)
+
+
+def _rewritten(verdict: Verdict, rows: int, taken: int, gap: str) -> Verdict:
+    """The verdict on a table that was emptied or written anew and holds what the backup does: newer rows may be gone.
+
+    `taken` rows were there when a statement took it; why it was not held then is the `gap`.
+    """
+    if fewer := max(0, taken - rows):
+        change = Change.ROWS_LOST if rows else Change.EMPTIED
+        detail = f"{_rows(fewer)} fewer than when a statement took it, written after the backup"
+        return replace(verdict, change=change, detail=detail)
+    if gap:
+        return replace(verdict, change=Change.UNKNOWN, detail="it was emptied or written anew while nobody held it")
+    return verdict
 
 
 def _is_as(verdict: Verdict, told: Verdict | None) -> bool:

@@ -122,6 +122,10 @@ left join lateral (
                  from pg_index i
                  where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indimmediate
                    and i.indpred is null and i.indexprs is null
+                   -- By another collation than the column's, other rows are the same than by its own.
+                   and not exists (select from unnest(i.indkey::int2[], i.indcollation::oid[]) as k (attnum, coll)
+                                   join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
+                                   where a.attcollation <> k.coll)
                    and not exists (select from pg_attribute a
                                    where a.attrelid = c.oid and not a.attnotnull
                                      and a.attnum = any((i.indkey::int2[])[0:i.indnkeyatts - 1]))

@@ -1,7 +1,7 @@
 """Which sessions may go, and why the others stay."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +12,9 @@ from backup.lock import locked
 from backup.session.delta_parts import Delta, aside_files, delta_folder, read_delta
 from backup.session.folder import MANIFEST, RESTORE_SCRIPT, SUMMARY, Listed, list_sessions, unpublish
 from backup.session.sidecar import Drill, Restore, Verdict, remove_sidecars
+
+_NAMED = 3
+"""Tables that are named of a session that is their last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +35,28 @@ class Kept:
             return False
         if manifest.database_id and database_id:
             return manifest.database_id == database_id
-        return (manifest.host, manifest.database) == (host, name)
+        return self.is_at(host, name)
+
+    def is_at(self, host: str, name: str) -> bool:
+        """Whether that database was at this address."""
+        manifest = self.listed.manifest
+        return manifest is not None and (manifest.host, manifest.database) == (host, name)
 
     @property
     def restored(self) -> bool:
         """Whether all that its migration destroyed was brought back since."""
+        return bool(self.verdict and self.verdict.destroyed) and not self._owed()
+
+    @property
+    def owes(self) -> bool:
+        """Whether its migration destroyed something that nobody had been told of, and that was not brought back."""
+        return bool(self.verdict and self._owed() - set(self.verdict.announced))
+
+    def _owed(self) -> set[str]:
         if self.verdict is None or not self.verdict.destroyed:
-            return False
+            return set()
         back = self.restore.tables if self.restore is not None else {}
-        return all(name in back and back[name] >= self.verdict.moment for name in self.verdict.destroyed)
+        return {name for name in self.verdict.destroyed if name not in back or back[name] < self.verdict.moment}
 
 
 def review_sessions(
@@ -50,11 +66,13 @@ def review_sessions(
     now = now or datetime.now(UTC)
     sessions = [_look(listed) for listed in list_sessions(root)]
     complete = [s for s in sessions if not s.listed.problem]
-    newest, proven = set[Path](), set[Path]()
+    newest, last = set[Path](), dict[Path, str]()
     for database in {_database(s.listed) for s in complete}:
         its = [s for s in complete if _database(s.listed) == database]
         newest |= {s.listed.path for s in its[:keep_last]}
-        proven |= {s.listed.path for s in [s for s in its if s.drill is not None and not s.drill.problem][:1]}
+        proven = [s for s in its if s.drill is not None and not s.drill.problem]
+        last |= {path: f"it is the newest that holds {tables}" for path, tables in _last_of(its)}
+        last |= {path: f"it is the newest that is proven and holds {tables}" for path, tables in _last_of(proven)}
     clock_is_wrong = any(s.listed.manifest is not None and _moment(s.listed) > now for s in complete)
 
     def reason(session: Kept) -> str:
@@ -67,8 +85,8 @@ def review_sessions(
             return "the clock is wrong: a session is from the future"
         if listed.path in newest:
             return f"it is among the newest {keep_last}"
-        if listed.path in proven:
-            return "it is the newest that is proven"
+        if listed.path in last:
+            return last[listed.path]
         if verdict is not None and verdict.destroyed is None:
             return "what its migration did is not known"
         if verdict is not None and verdict.destroyed and not session.restored:
@@ -80,6 +98,18 @@ def review_sessions(
         return ""
 
     return tuple(replace(s, reason=reason(s)) for s in sessions)
+
+
+def _last_of(sessions: Sequence[Kept]) -> Iterator[tuple[Path, str]]:
+    """Of sessions, newest first, those that hold a table that no newer one does: one may be of some tables alone."""
+    seen = set[str]()
+    for session in sessions:
+        assert session.listed.manifest is not None  # noqa: S101 - asked of complete sessions alone
+        tables = [t.qualified for t in session.listed.manifest.tables if t.qualified not in seen]
+        if tables:
+            more = f" and {len(tables) - _NAMED} more" if len(tables) > _NAMED else ""
+            yield session.listed.path, f"{', '.join(tables[:_NAMED])}{more}"
+        seen.update(tables)
 
 
 def prune_sessions(sessions: Sequence[Kept]) -> tuple[Path, ...]:

@@ -16,6 +16,7 @@ from backup.session.folder import RESTORE_SCRIPT, Session
 
 _LINE = re.compile(r"^cdc: (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
 _OF_DELTA = re.compile(r"^cdc delta: (\d+) (\d+) (\d+)$", re.MULTILINE)
+_END = "cdc: committed"
 _LOST = ("server closed", "were cut off")
 """What is said then: by libpq, and of a psql in a container by us."""
 
@@ -95,7 +96,7 @@ def restore_session(
         if taken.oid in fingerprints and [part.kind for part in taken.parts] == ["newer"]:
             together = add_fingerprints(fingerprints[taken.oid], taken.parts[0].fingerprint)
             lines.append(f"\\set cdc_sum_{taken.oid} {argument(together)}")
-    lines.append(f"\\i {argument(str(files / RESTORE_SCRIPT))}\n")
+    lines += [f"\\i {argument(str(files / RESTORE_SCRIPT))}", f"\\echo {_END}\n"]
     try:
         includes = [files, *([delta_folder(session.path)] if deltas else [])]
         with step("psql"):
@@ -123,6 +124,13 @@ def restore_session(
     for oid, added, differ, removed in (map(int, found) for found in _LINE.findall(finished.stdout)):
         newer, updated = of_delta.get(oid, (0, 0))
         done[oid] = Restored(added=added, differ=differ, removed=removed, newer=newer, updated=updated)
+    silent = [t.qualified for t in session.manifest.tables if t.oid in oids and t.kind == "table" and t.oid not in done]
+    if silent or _END not in finished.stdout.splitlines():
+        raise RestoreError(
+            f"psql ended as if all were well, but restore.sql passed over {', '.join(silent) or 'its end'}.",
+            untouched="Whether anything was restored is not known: look whether the tables are back.",
+            remedy=f"See that restore.sql is whole, and that psql ({clients.place}) is PostgreSQL's own.",
+        )
     return done, _told(finished.stderr, session.path, files)
 
 

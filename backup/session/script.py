@@ -50,7 +50,7 @@ _WHOLE = "\\if true\n"
 """Ended by the file's last line: where a file is cut off, psql misses that, and ends with an error."""
 
 _PREAMBLE = f"""\
-BEGIN READ WRITE;
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL statement_timeout = 0;
 \\if :{{?cdc_lock_timeout}}
 \\else
