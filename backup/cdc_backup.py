@@ -25,7 +25,7 @@ from backup.profile import step
 from backup.reach import Reach
 from backup.report import Report, plural, size, visible
 from backup.result import Result, Status
-from backup.session.folder import Session, folder_size, is_partial, new_session, open_session
+from backup.session.folder import Session, folder_size, is_partial, list_sessions, new_session, open_session
 from backup.session.prune import Kept, prune_sessions, review_sessions
 from backup.session.restore import RestoreMode
 from backup.session.summary import would_gain_by_copy
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from backup.postgres.database import Database
     from backup.postgres.serving import ServingClients
     from backup.safe_run import SafeRun
+
+_NAMED = 5
+"""Tables that are named of those that are gone since the newest session."""
 
 
 class CDCBackup:
@@ -480,7 +483,23 @@ class CDCBackup:
             with self._report.step("Counting rows"):
                 snapshot = held.enter_context(self._snapshot(database, names))
             self._tell(database, snapshot, migrating=migrating)
+            if not names:
+                self._tell_vanished(database, snapshot)
             yield snapshot
+
+    def _tell_vanished(self, database: Database, snapshot: Snapshot) -> None:
+        """Say which tables the newest session of this database holds, and the database does not any more."""
+        sessions = (one for one in list_sessions(self.settings.path) if not one.problem)
+        manifests = (one.manifest for one in sessions if one.manifest)
+        newest = next((m for m in manifests if (m.host, m.database) == (database.host, database.name)), None)
+        there = {str(table) for table in snapshot.tables}
+        gone = [table.qualified for table in newest.tables if table.qualified not in there] if newest else []
+        if newest and gone:
+            named = ", ".join(map(visible, gone[:_NAMED])) + (f" and {len(gone) - _NAMED} more" * (len(gone) > _NAMED))
+            self._report.warn(
+                f"The newest session, {newest.session}, holds {named}: no CDC table of today. If that was not meant,"
+                f" restore --session {newest.session} brings back what is gone."
+            )
 
     def _tell(self, database: Database, snapshot: Snapshot, *, migrating: bool) -> None:
         settings = self.settings

@@ -37,6 +37,22 @@ def test_a_backup_returns_the_files_that_bring_the_tables_back(project: Project,
     assert len(rows(project.database, "_cdc_users")) == 3
 
 
+def test_a_table_that_is_gone_since_the_newest_session_is_named_once(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = CDCBackup().run_backup()[0].parent.name
+    project.database.execute("drop table _cdc_users; alter table _cdc_empty rename to _cdc_other")
+    capsys.readouterr()
+    CDCBackup().run_backup()
+    told = f"The newest session, {newest}, holds public._cdc_empty, public._cdc_users: no CDC table of today."
+    assert told in " ".join(capsys.readouterr().out.split())
+    CDCBackup().run_backup()
+    assert "no CDC table of today" not in capsys.readouterr().out
+    project.database.execute("drop table _cdc_roles, _cdc_other")
+    assert CDCBackup().run_backup() == []
+    assert "holds public._cdc_other, public._cdc_roles: no CDC" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(("form", "said"), [("sql", True), ("copy", False)])
 def test_a_backup_of_many_rows_as_inserts_says_how_they_would_come_back_sooner(
     project: Project,
