@@ -56,7 +56,8 @@ class Holding:
     deadlock. `outside` are the tables that were let go and may come back. A connection that holds nothing stands in
     the queue for each from before it is let go, so that it is ours again when the transaction that took it ends.
     `slipped` says of tables why something can have happened to them before they were held again: a queue is for a
-    name, and not all can be queued for. `watch` holds nothing, and looks.
+    name, and not all can be queued for. `met_namesake`: another table was met under the name of one that was let go.
+    `watch` holds nothing, and looks.
     """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
@@ -66,6 +67,7 @@ class Holding:
         self._most = len(self._holders) + count_free(self.watch) // _LEFT
         self.outside: dict[int, Table] = {}
         self.slipped: dict[int, str] = {}
+        self.met_namesake = False
         self._astray: set[int] = set()
         self._taken_by: dict[int, str] = {}
         self._apart: Collection[int] = ()
@@ -190,6 +192,7 @@ class Holding:
         """
         back = {table.oid for holder in self._holders if (table := holder.arrived(self.watch))}
         missed = {holder.missed.oid for holder in self._holders if holder.missed}
+        self.met_namesake = any(holder.missed and holder.met_namesake for holder in self._holders)
         if not self.outside or not (back or missed or all_of_them):
             return {}
         standing = find_standing(self.watch, list(self.outside))

@@ -191,6 +191,7 @@ class Holder:
         self.held: dict[int, Table] = {}
         self.awaited: Table | None = None
         self.missed: Table | None = None
+        self.met_namesake = False
 
     @property
     def free(self) -> bool:
@@ -268,7 +269,7 @@ class Holder:
     def arrived(self, watch: Connection) -> Table | None:
         """The table that was waited for, once it is ours; None while it is not, and when it never will be.
 
-        `missed` is it then: its name is nobody's, or another table's by now.
+        `missed` is it then: its name is nobody's, or another table's by now (`met_namesake`).
 
         Raises:
             OperationalError: of psycopg, the connection is lost.
@@ -288,7 +289,7 @@ class Holder:
         self.let_go()
         if self.connection.closed:
             raise psycopg.OperationalError(f"the connection that stood in the queue for {table} was lost")
-        self.missed = table
+        self.missed, self.met_namesake = table, locked
         return None
 
 
