@@ -6,6 +6,7 @@ backup's rows into the schema `cdc_schema`. Who types `psql -f` sets none of the
 `missing` but refuses where a person should choose.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 from backup.postgres.tables import Table
@@ -16,6 +17,8 @@ _COMMENT = "pg_catalog.obj_description(oid, 'pg_constraint')"
 _PUT_ASIDE = "cdc-backup: put aside"
 _LOADED = "cdc-backup: loaded"
 _UNCHANGED = "nothing was changed"
+_LONGEST = 63
+"""Bytes of a name: NAMEDATALEN less its end."""
 _ASIDE = "cdc-backup restore --mode aside brings the backup's rows into a schema of their own, to compare and merge."
 _WAY_OUT = (
     "cdc-backup restore --mode aside brings the backup's rows into a schema of their own,"
@@ -65,8 +68,21 @@ def put_aside(table: Table) -> str:
 
 
 def aside_name(schema: str, name: str) -> str:
-    """What a table is called in the other schema: with its own schema's name before, unless that is `public`."""
-    return name if schema == "public" else f"{schema}.{name}"
+    """What a table is called in the other schema: with its own schema's name before, unless that is `public`.
+
+    Of what is longer than a name may be the end is a hash instead: PostgreSQL would cut it, and make two names one.
+    """
+    whole = name if schema == "public" else f"{schema}.{name}"
+    if len(_bytes(whole)) <= _LONGEST:
+        return whole
+    end, begin = f"~{hashlib.sha256(_bytes(whole)).hexdigest()[:8]}", whole
+    while len(_bytes(begin + end)) > _LONGEST:
+        begin = begin[:-1]
+    return begin + end
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def leave_aside(contents: TableContents, gone: str) -> str:
