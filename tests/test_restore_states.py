@@ -183,6 +183,40 @@ def test_aside_keeps_tables_of_the_same_name_and_empty_ones_apart(changes: Fresh
     assert rows(changes, sql.Identifier(schema, "_cdc_empty")) == []
 
 
+@pytest.mark.parametrize("mode", RestoreMode)
+@pytest.mark.parametrize(
+    "change",
+    [
+        "alter type op rename value 'it''s gone' to 'other'",
+        "drop table _cdc_ops; drop type op; create type op as enum ('I'); create table _cdc_ops (id int, o op)",
+    ],
+    ids=["renamed", "gone"],
+)
+def test_a_label_that_is_gone_is_named_with_the_statement_that_lets_the_rows_in(
+    changes: FreshDatabase, tmp_path: Path, change: LiteralString, mode: RestoreMode
+) -> None:
+    changes.execute("""
+        create type op as enum ('I', 'it''s gone'); create table _cdc_ops (id int, o op);
+        insert into _cdc_ops values (1, 'I'), (2, 'it''s gone');
+    """)
+    session = write(changes, tmp_path)
+    expected = rows(changes, "_cdc_ops")
+    changes.execute(change)
+    before = everything(changes)
+    with pytest.raises(RestoreError, match="invalid input value for enum") as raised:
+        bring_back(changes, session, "_cdc_ops", mode=mode)
+    assert everything(changes) == before
+    statement = "ALTER TYPE public.op ADD VALUE 'it''s gone'"
+    assert statement in raised.value.remedy
+    changes.execute(statement)
+    bring_back(changes, session, "_cdc_ops", mode=mode)
+    if mode is RestoreMode.ASIDE:
+        schema = f"restored_{session.name.removeprefix('backup_')}"
+        assert rows(changes, sql.Identifier(schema, "_cdc_ops")) == expected
+    else:
+        assert set(expected) <= set(rows(changes, "_cdc_ops"))
+
+
 # What a migration makes of a table that was empty, so that nothing is missing in it.
 @pytest.mark.parametrize(
     ("change", "why"),
