@@ -44,8 +44,9 @@ def restore_into(
         delta = None if without_delta else _delta(session, chosen, report)
         plan = _look(database, session, chosen)
         result.plan = plan
-        _announce(database, session, plan, mode, report)
-        _refuse(plan, mode, even_renamed=even_renamed)
+        idle = _idle(plan, mode, delta)
+        _announce(database, session, plan, mode, idle, report)
+        _refuse(plan, mode, idle, even_renamed=even_renamed)
         if plan_only:
             result.status = Status.DRY_RUN
             return
@@ -67,7 +68,7 @@ def restore_into(
             )
         for table in plan:
             table.done = done.get(table.saved.oid, Restored(added=0, differ=0, removed=0))
-        _tell(plan, mode, session, report, proven=drill is not None)
+        _tell(plan, mode, session, idle, report, proven=drill is not None)
         for line in warnings.splitlines():
             report.warn(f"  {line}")
         if mode is not RestoreMode.ASIDE:
@@ -227,8 +228,23 @@ def _plan(
     return TablePlan(saved=saved, state=State.THERE, oid=there.oid)
 
 
+def _idle(plan: Sequence[TablePlan], mode: RestoreMode, delta: Delta | None) -> frozenset[int]:
+    """The tables with which nothing is done: they are not what they were, and there are no rows that would not fit."""
+    full = {table.oid for table in (delta.tables if delta else ())}
+    return frozenset(
+        p.saved.oid
+        for p in plan
+        if mode is RestoreMode.MISSING and p.state is State.CHANGED and not p.saved.rows and p.saved.oid not in full
+    )
+
+
 def _announce(
-    database: Database, session: Session, plan: Sequence[TablePlan], mode: RestoreMode, report: Report
+    database: Database,
+    session: Session,
+    plan: Sequence[TablePlan],
+    mode: RestoreMode,
+    idle: frozenset[int],
+    report: Report,
 ) -> None:
     report.say(f"Into {database}, mode {mode}:")
     report.table(
@@ -239,7 +255,7 @@ def _announce(
                 f"{p.state}: {p.detail}" if p.detail else p.state,
                 "-" if p.rows_today is None else f"{p.rows_today:,}",
                 f"{p.saved.rows:,}",
-                _will_do(p, mode, session),
+                "nothing: the backup has no rows of it" if p.saved.oid in idle else _will_do(p, mode, session),
             )
             for p in plan
         ],
@@ -262,11 +278,11 @@ def _will_do(plan: TablePlan, mode: RestoreMode, session: Session) -> str:
             return "missing rows are added"
 
 
-def _refuse(plan: Sequence[TablePlan], mode: RestoreMode, *, even_renamed: bool) -> None:
+def _refuse(plan: Sequence[TablePlan], mode: RestoreMode, idle: frozenset[int], *, even_renamed: bool) -> None:
     if mode is RestoreMode.ASIDE:
         return
     renamed = [p for p in plan if p.state is State.RENAMED and not even_renamed]
-    changed = [p for p in plan if p.state is State.CHANGED and (p.saved.rows or mode is RestoreMode.REPLACE)]
+    changed = [p for p in plan if p.state is State.CHANGED and p.saved.oid not in idle]
     if renamed:
         raise RestoreError(
             "The migration did not drop, it renamed: "
@@ -322,11 +338,21 @@ def _fingerprints(session: Session, drill: Drill | None) -> dict[int, str]:
     return {oids[name]: fingerprint for name, fingerprint in seen.items() if name in oids}
 
 
-def _tell(plan: Sequence[TablePlan], mode: RestoreMode, session: Session, report: Report, *, proven: bool) -> None:
+def _tell(
+    plan: Sequence[TablePlan],
+    mode: RestoreMode,
+    session: Session,
+    idle: frozenset[int],
+    report: Report,
+    *,
+    proven: bool,
+) -> None:
     for p in plan:
         name = f"{p.saved.schema_name}.{p.saved.name}"
         assert p.done is not None  # noqa: S101 - every plan was given what was done
-        if mode is RestoreMode.ASIDE:
+        if p.saved.oid in idle:
+            report.say(f"  {name}: left as it is: it {p.detail}, and the backup has no rows of it")
+        elif mode is RestoreMode.ASIDE:
             aside = aside_name(p.saved.schema_name, p.saved.name)
             report.say(f"  {restore_schema(session)}.{aside}: {plural(p.done.added, 'row')}{_of_delta(p.done)}")
         elif p.state in (State.GONE, State.RENAMED):
@@ -341,7 +367,7 @@ def _tell(plan: Sequence[TablePlan], mode: RestoreMode, session: Session, report
     whose = "the backup's" if differ else "their"
     proof = f"and {whose} rows have the fingerprints that the drill saw"
     how = proof if proven else "counted; the session is not drilled"
-    report.say(f"Restored {plural(len(plan), 'table')} in one transaction, {how}.", "bold green")
+    report.say(f"Restored {plural(len(plan) - len(idle), 'table')} in one transaction, {how}.", "bold green")
     if differ:
         report.warn(
             f"Not what they were: {', '.join(map(visible, differ))}. --mode aside brings the backup's rows beside those"

@@ -47,14 +47,13 @@ def ways_back(
     named: Sequence[str],
     unguarded: Collection[str] = (),
 ) -> str:
-    """What brings back what was lost and not announced: commands, each with its tables unless it is all; statements.
+    """What brings back what was lost and not announced: commands, each with its tables unless it is the session's all.
 
     `restore` is what a person types to restore, `named` the options that lead to the same configuration. Of the tables
-    (`schema.name`) that were `unguarded`, rows that were written after the backup may be nowhere.
+    (`schema.name`) that were `unguarded`, rows that were written after the backup may be nowhere. Statements follow.
     """
     lost = [v for v in verdicts if v.is_loss and not v.announced]
-    destroyed = sum(v.is_loss for v in verdicts)
-    ways = list(_restores(lost, destroyed, session, restore, named)) if session else []
+    ways = list(_restores(lost, session, restore, named)) if session else []
     if doubtful := [name for v in lost if (name := f"{v.schema}.{v.name}") in unguarded]:
         ways.append(
             f"Rows that were written to {', '.join(map(visible, doubtful))} after the backup may be missing then."
@@ -70,17 +69,16 @@ def ways_back(
     return "\n".join(ways)
 
 
-def _restores(
-    lost: Sequence[Verdict], destroyed: int, session: Session, restore: str, named: Sequence[str]
-) -> Iterator[str]:
+def _restores(lost: Sequence[Verdict], session: Session, restore: str, named: Sequence[str]) -> Iterator[str]:
     changed = [v for v in lost if v.in_place and _is_changed(v)]
     gone = [v for v in lost if v.in_place and v not in changed]
     elsewhere = [v for v in lost if not v.in_place and v.change is not Change.RENAMED]
 
     def command(verdicts: Sequence[Verdict], *options: str) -> str:
-        words = [*options, *named]
-        for v in verdicts if len(verdicts) < destroyed else ():
-            words += ["--table", f"{v.schema}.{v.name}"]
+        words, names = [*options, *named], [f"{v.schema}.{v.name}" for v in verdicts]
+        # Without names it would lock, load and compare the others too.
+        for name in names if {table.qualified for table in session.manifest.tables}.difference(names) else ():
+            words += ["--table", name]
         return f"\n  {restore} {shlex.join(['--session', session.name, *words])}"
 
     if gone:

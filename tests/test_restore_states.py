@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -180,6 +181,87 @@ def test_aside_keeps_tables_of_the_same_name_and_empty_ones_apart(changes: Fresh
     assert rows(changes, sql.Identifier(schema, "attic._cdc_log")) == ["(9)"]
     assert len(rows(changes, sql.Identifier(schema, "_cdc_log"))) == 4
     assert rows(changes, sql.Identifier(schema, "_cdc_empty")) == []
+
+
+@pytest.mark.parametrize("mode", RestoreMode)
+@pytest.mark.parametrize(
+    "change",
+    [
+        "alter type op rename value 'it''s gone' to 'other'",
+        "drop table _cdc_ops; drop type op; create type op as enum ('I'); create table _cdc_ops (id int, o op)",
+    ],
+    ids=["renamed", "gone"],
+)
+def test_a_label_that_is_gone_is_named_with_the_statement_that_lets_the_rows_in(
+    changes: FreshDatabase, tmp_path: Path, change: LiteralString, mode: RestoreMode
+) -> None:
+    changes.execute("""
+        create type op as enum ('I', 'it''s gone'); create table _cdc_ops (id int, o op);
+        insert into _cdc_ops values (1, 'I'), (2, 'it''s gone');
+    """)
+    session = write(changes, tmp_path)
+    expected = rows(changes, "_cdc_ops")
+    changes.execute(change)
+    before = everything(changes)
+    with pytest.raises(RestoreError, match="invalid input value for enum") as raised:
+        bring_back(changes, session, "_cdc_ops", mode=mode)
+    assert everything(changes) == before
+    statement = "ALTER TYPE public.op ADD VALUE 'it''s gone'"
+    assert statement in raised.value.remedy
+    changes.execute(statement)
+    bring_back(changes, session, "_cdc_ops", mode=mode)
+    if mode is RestoreMode.ASIDE:
+        schema = f"restored_{session.name.removeprefix('backup_')}"
+        assert rows(changes, sql.Identifier(schema, "_cdc_ops")) == expected
+    else:
+        assert set(expected) <= set(rows(changes, "_cdc_ops"))
+
+
+# What a migration makes of a table that was empty, so that nothing is missing in it.
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("alter table _cdc_empty drop t", "lacks t text"),
+        ("drop table _cdc_empty; create view _cdc_empty as select 1 as a", "is a view now"),
+    ],
+)
+def test_of_a_changed_table_that_was_empty_nothing_is_done_and_that_is_said(
+    changes: FreshDatabase, tmp_path: Path, change: LiteralString, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes.execute("create table _cdc_empty (a int, t text)")
+    session = write(changes, tmp_path)
+    changes.execute(change)
+    before = everything(changes)
+    bring_back(changes, session)
+    assert everything(changes) == before
+    said = capsys.readouterr().out
+    assert "refused" not in said
+    assert "nothing: the backup has no rows of it" in said
+    assert f"public._cdc_empty: left as it is: it {why}, and the backup has no rows of it" in said
+    assert "Restored 2 tables" in said
+    with pytest.raises(RestoreError, match="The columns have changed since"):
+        bring_back(changes, session, mode=RestoreMode.REPLACE)
+
+
+@pytest.mark.parametrize("schema", ["s" * 55, "ä" * 31], ids=["ascii", "two bytes a character"])
+def test_aside_keeps_tables_apart_whose_names_are_too_long_together(
+    changes: FreshDatabase, tmp_path: Path, schema: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = [sql.Identifier(schema, f"_cdc_{'n' * 50}_{number}") for number in (1, 2)]
+    changes.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
+    for number, table in enumerate(tables):
+        changes.execute(sql.SQL("create table {} (a int); insert into {} values ({})").format(table, table, number))
+    session = write(changes, tmp_path)
+    bring_back(changes, session, mode=RestoreMode.ASIDE)
+    aside = f"restored_{session.name.removeprefix('backup_')}"
+    names = [
+        name
+        for (name,) in changes.rows("select tablename::text from pg_tables where schemaname = %s", [aside])
+        if name.startswith(schema[:20])
+    ]
+    assert sorted(row for name in names for row in rows(changes, sql.Identifier(aside, name))) == ["(0)", "(1)"]
+    said = capsys.readouterr().out
+    assert all(f"{aside}.{name}: 1 row" in said for name in names)
 
 
 def test_aside_children_do_not_show_up_in_their_parent(changes: FreshDatabase, tmp_path: Path) -> None:

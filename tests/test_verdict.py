@@ -512,6 +512,15 @@ def test_the_command_that_is_printed_brings_everything_back(project: Project, st
     assert contents(project) == before
 
 
+def test_the_command_that_is_printed_touches_no_table_that_lost_nothing(project: Project) -> None:
+    ended = project.cdc("run-safe", "--", *psql(project, "drop table _cdc_users"))
+    (advised,) = ended.advised
+    assert advised[-2:] == ("--table", "public._cdc_users")
+    with project.database.connect(autocommit=False) as other:
+        other.execute("lock table _cdc_roles in row exclusive mode")
+        assert project.run(*advised).code == 0
+
+
 def test_who_uses_invoke_is_told_a_command_of_invoke(project: Project) -> None:
     (project.folder / "tasks.py").write_text(TASKS)
     before = contents(project)

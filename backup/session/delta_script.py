@@ -20,6 +20,7 @@ from backup.session.statements import block, identifier, literal, one_line
 
 _BENEATH = "cdc-backup: session"
 _NEWER = "cdc-backup: newer"
+_PART = "cdc-backup: part"
 _UNCHANGED = "nothing was changed"
 
 
@@ -44,7 +45,9 @@ def apply_delta(table: Table, parts: Sequence[Part]) -> str:
         lines += _load(table, newer[0], _BENEATH)
         for part in newer[1:]:
             lines += [*_load(table, part, _NEWER), *_unite(table, _NEWER)]
-        lines += [_insert(table, _BENEATH, f"FROM ONLY {_name(table)}"), _drop(table, _BENEATH), _prove_sum(table)]
+        loaded = identifier(table.schema, _PART)
+        lines += [*_lift(table, _BENEATH), _insert(table, f"FROM ONLY {loaded}"), f"DROP TABLE {loaded};\n"]
+        lines.append(_prove_sum(table))
     for part in merged:
         lines += [*_load(table, part, _BENEATH), *_unite(table, _BENEATH)]
     lines += [
@@ -125,48 +128,52 @@ def summarize_delta(delta: Delta, manifest: Manifest) -> str:
 
 
 def _load(table: Table, part: Part, beneath: str) -> Iterator[str]:
-    """Give the table that is there another name, and load the part into one like it, under its own."""
+    """Give the table that is there another name, and load the part into one like it, under its own.
+
+    That one is not to stay, and UNLOGGED: a publication would send its rows on as the table's.
+    """
     name, there = _name(table), identifier(table.schema, beneath)
     yield f"ALTER TABLE {name} RENAME TO {identifier(beneath)};\n"
-    yield f"CREATE TABLE {name} (LIKE {there} INCLUDING GENERATED);\n"
+    yield f"CREATE UNLOGGED TABLE {name} (LIKE {there} INCLUDING GENERATED);\n"
     yield f"\\ir {argument(part.file)}\n"
     computed = fingerprint(table.identifier, [column.name for column in table.columns]).as_string(None)
     yield f"SELECT {computed} = {literal(part.fingerprint)} AS cdc_proven \\gset\n\\if :cdc_proven\n\\else\n"
     yield _raise(f"{table}: the rows of its delta are not those that were saved; {_UNCHANGED}") + "\\endif\n"
 
 
+def _lift(table: Table, beneath: str) -> Iterator[str]:
+    """Give the table beneath its own name again, by which a publication sends its rows on, and the part another."""
+    yield f"ALTER TABLE {_name(table)} RENAME TO {identifier(_PART)};\n"
+    yield f"ALTER TABLE {identifier(table.schema, beneath)} RENAME TO {identifier(table.name)};\n"
+
+
 def _unite(table: Table, beneath: str) -> Iterator[str]:
     """Bring the rows that were loaded into the table beneath, which loses none but those of the same key."""
-    name, there = _name(table), identifier(table.schema, beneath)
+    name, part = _name(table), identifier(table.schema, _PART)
+    yield from _lift(table, beneath)
     if table.key:
         # A publication of all tables forbids to delete from one without a replica identity.
-        yield f"ALTER TABLE {there} REPLICA IDENTITY FULL;\n"
+        yield f"ALTER TABLE {name} REPLICA IDENTITY FULL;\n"
         yield (
-            f"DELETE FROM ONLY {there} AS t USING ONLY {name} AS b"
+            f"DELETE FROM ONLY {name} AS t USING ONLY {part} AS b"
             f" WHERE {same_key(table)} AND {row_text(table, 't')} <> {row_text(table, 'b')};\n"
         )
         yield "SELECT :cdc_changed + :ROW_COUNT AS cdc_changed \\gset\n"
-        yield f"ALTER TABLE {there} REPLICA IDENTITY DEFAULT;\n"
-    yield _insert(table, beneath, missing_rows(table, name, there))
+        yield f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT;\n"
+    yield _insert(table, missing_rows(table, part, name))
     row = row_text(table)
     yield block(
-        f"    IF EXISTS (SELECT {row} FROM ONLY {name} EXCEPT ALL SELECT {row} FROM ONLY {there}) THEN\n"
+        f"    IF EXISTS (SELECT {row} FROM ONLY {part} EXCEPT ALL SELECT {row} FROM ONLY {name}) THEN\n"
         f"        RAISE EXCEPTION '%', {literal(f'{table}: not all rows of its delta came back; {_UNCHANGED}')};\n"
         "    END IF;\n"
     )
-    yield _drop(table, beneath)
+    yield f"DROP TABLE {part};\n"
 
 
-def _insert(table: Table, beneath: str, rows: str) -> str:
+def _insert(table: Table, rows: str) -> str:
     columns = ", ".join(identifier(column.name) for column in table.columns if not column.generated)
     into = f" ({columns}) OVERRIDING SYSTEM VALUE" if columns else ""
-    return f"INSERT INTO {identifier(table.schema, beneath)}{into} SELECT {columns} {rows};\n"
-
-
-def _drop(table: Table, beneath: str) -> str:
-    """Drop the rows that were loaded; the table beneath has its name back."""
-    name = _name(table)
-    return f"DROP TABLE {name};\nALTER TABLE {identifier(table.schema, beneath)} RENAME TO {identifier(table.name)};\n"
+    return f"INSERT INTO {_name(table)}{into} SELECT {columns} {rows};\n"
 
 
 def _prove_sum(table: Table) -> str:

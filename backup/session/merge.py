@@ -6,6 +6,7 @@ backup's rows into the schema `cdc_schema`. Who types `psql -f` sets none of the
 `missing` but refuses where a person should choose.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 from backup.postgres.tables import Table
@@ -14,7 +15,10 @@ from backup.session.statements import block, identifier, literal
 
 _COMMENT = "pg_catalog.obj_description(oid, 'pg_constraint')"
 _PUT_ASIDE = "cdc-backup: put aside"
+_LOADED = "cdc-backup: loaded"
 _UNCHANGED = "nothing was changed"
+_LONGEST = 63
+"""Bytes of a name: NAMEDATALEN less its end."""
 _ASIDE = "cdc-backup restore --mode aside brings the backup's rows into a schema of their own, to compare and merge."
 _WAY_OUT = (
     "cdc-backup restore --mode aside brings the backup's rows into a schema of their own,"
@@ -64,8 +68,21 @@ def put_aside(table: Table) -> str:
 
 
 def aside_name(schema: str, name: str) -> str:
-    """What a table is called in the other schema: with its own schema's name before, unless that is `public`."""
-    return name if schema == "public" else f"{schema}.{name}"
+    """What a table is called in the other schema: with its own schema's name before, unless that is `public`.
+
+    Of what is longer than a name may be the end is a hash instead: PostgreSQL would cut it, and make two names one.
+    """
+    whole = name if schema == "public" else f"{schema}.{name}"
+    if len(_bytes(whole)) <= _LONGEST:
+        return whole
+    end, begin = f"~{hashlib.sha256(_bytes(whole)).hexdigest()[:8]}", whole
+    while len(_bytes(begin + end)) > _LONGEST:
+        begin = begin[:-1]
+    return begin + end
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def leave_aside(contents: TableContents, gone: str) -> str:
@@ -97,6 +114,8 @@ def leave_aside(contents: TableContents, gone: str) -> str:
         )
         + (f"ALTER TABLE {name} RENAME TO {identifier(moved)};\n" if moved != table.name else "")
         + f'ALTER TABLE {identifier(table.schema, moved)} SET SCHEMA :"cdc_schema";\n'
+        # From the copy of what is UNLOGGED nothing is published either.
+        + f'ALTER TABLE :"cdc_schema".{identifier(moved)} SET LOGGED;\n'
         + f"\\if :{gone}\n\\else\nALTER TABLE {identifier(table.schema, _PUT_ASIDE)} RENAME TO"
         + f" {identifier(table.name)};\n\\endif\n"
     )
@@ -130,18 +149,22 @@ def undefer_keys() -> str:
 
 
 def merge(contents: TableContents) -> str:
-    """Bring the backup's rows into the table that was put aside, past its triggers and rules; give it its name back.
+    """Bring the backup's rows into the table that was put aside, past its triggers and rules.
+
+    It gets its name back before: under the name that it has at that moment a publication sends its rows on.
 
     Sets the psql variables `cdc_added`, `cdc_differ` and `cdc_removed` to numbers of rows, and adds to `cdc_on`
     what switches triggers and rules on again: that has to wait until no deferred constraint is to be checked.
     """
     table = contents.table
-    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    loaded, there = _loaded(table), identifier(table.schema, table.name)
     columns = ", ".join(identifier(column.name) for column in table.columns if not column.generated)
     into = f" ({columns}) OVERRIDING SYSTEM VALUE" if columns else ""
-    missing = missing_rows(table, name, there)
+    missing = missing_rows(table, loaded, there)
     return (
-        _switches(table)
+        f"ALTER TABLE {there} RENAME TO {identifier(_LOADED)};\n"
+        + f"ALTER TABLE {identifier(table.schema, _PUT_ASIDE)} RENAME TO {identifier(table.name)};\n"
+        + _switches(table)
         + ":cdc_off\n"
         + _let_in(table)
         + f"\\set cdc_differ 0\n\\set cdc_removed 0\n\\if :cdc_replace\n{_refuse_cascade(table)}"
@@ -159,18 +182,17 @@ SELECT :ROW_COUNT + :cdc_overwritten AS cdc_added, :cdc_removed + :cdc_overwritt
         + (_refuse_missing(table) if table.key else _refuse_difference(table, both_ways=False))
         + "\\endif\n"
         + "".join(advance(there, sequence) for sequence in contents.sequences)
-        + f"DROP TABLE {name};\nALTER TABLE {there} RENAME TO {identifier(table.name)};\n"
+        + f"DROP TABLE {loaded};\n"
     )
 
 
 def _switches(table: Table) -> str:
     """Statements, in psql variables, that switch off whatever would fire, hide or refuse rows, and on again."""
-    there = literal(identifier(table.schema, _PUT_ASIDE))
-    name = literal(identifier(table.schema, table.name))
+    there = literal(identifier(table.schema, table.name))
     return f"""\
 SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('ALTER TABLE %s %s;', {there}, off), ' '), '') AS cdc_off,
        pg_catalog.concat_ws(' ', :'cdc_on', pg_catalog.string_agg(
-           pg_catalog.format('ALTER TABLE %s %s;', {name}, "on"), ' ')) AS cdc_on
+           pg_catalog.format('ALTER TABLE %s %s;', {there}, "on"), ' ')) AS cdc_on
 FROM (
     SELECT pg_catalog.format('DISABLE TRIGGER %I', tgname),
            pg_catalog.format('ENABLE%s TRIGGER %I', CASE tgenabled WHEN 'R' THEN ' REPLICA' WHEN 'A' THEN ' ALWAYS' END,
@@ -190,7 +212,7 @@ FROM (
     SELECT pg_catalog.format('DROP CONSTRAINT %I', conname),
            pg_catalog.format('ADD CONSTRAINT %I %s', conname, pg_catalog.pg_get_constraintdef(oid))
            || (CASE WHEN {_COMMENT} IS NULL THEN '' ELSE pg_catalog.format(
-                   '; COMMENT ON CONSTRAINT %I ON %s IS %L', conname, {name}, {_COMMENT}) END)
+                   '; COMMENT ON CONSTRAINT %I ON %s IS %L', conname, {there}, {_COMMENT}) END)
     FROM pg_catalog.pg_constraint
     WHERE conrelid = {there}::pg_catalog.regclass AND contype IN ('c', 'f') AND NOT convalidated
       AND conislocal AND conparentid = 0
@@ -203,7 +225,7 @@ def _let_in(table: Table) -> str:
 
     The constraint goes, and what brings it back, NOT VALID, adds up in the setting `cdc.again`.
     """
-    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    loaded, there = _loaded(table), identifier(table.schema, table.name)
     return block(
         f"""\
     FOR key IN
@@ -227,14 +249,14 @@ def _let_in(table: Table) -> str:
                           WHERE pg_catalog.to_regclass(t.name) = c.confrelid)
     LOOP
         EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM ONLY %s AS b WHERE %s AND NOT EXISTS (SELECT FROM %s AS r'
-                                  ' WHERE %s))', {literal(name)}, key.given, key.other, key.matches) INTO dangling;
+                                  ' WHERE %s))', {literal(loaded)}, key.given, key.other, key.matches) INTO dangling;
         IF dangling THEN
             EXECUTE pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', {literal(there)}, key.conname);
             PERFORM pg_catalog.set_config('cdc.again', pg_catalog.concat_ws(' ',
                 pg_catalog.current_setting('cdc.again', true),
-                pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT %I %s NOT VALID;', {literal(name)}, key.conname,
+                pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT %I %s NOT VALID;', {literal(there)}, key.conname,
                                   pg_catalog.regexp_replace(key.definition, ' NOT VALID$', '')),
-                pg_catalog.format('COMMENT ON CONSTRAINT %I ON %s IS %L;', key.conname, {literal(name)}, key.comment)),
+                pg_catalog.format('COMMENT ON CONSTRAINT %I ON %s IS %L;', key.conname, {literal(there)}, key.comment)),
                 true);
             RAISE WARNING 'rows of % that this foreign key of % points to are gone, so it came back NOT VALID: %',
                 key.other, {literal(str(table))}, key.conname;
@@ -277,19 +299,19 @@ def missing_rows(table: Table, source: str, target: str) -> str:
 
 
 def _count_differing(table: Table) -> str:
-    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    loaded, there = _loaded(table), identifier(table.schema, table.name)
     return (
-        f"SELECT count(*) AS cdc_differ FROM ONLY {there} AS t JOIN ONLY {name} AS b ON {same_key(table)}"
+        f"SELECT count(*) AS cdc_differ FROM ONLY {there} AS t JOIN ONLY {loaded} AS b ON {same_key(table)}"
         f" WHERE {row_text(table, 't')} <> {row_text(table, 'b')} \\gset\n"
     )
 
 
 def _refuse_by_hand(table: Table) -> str:
     """Without a key, a row that was changed looks like one that is missing: a person has to say so."""
-    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    loaded, there = _loaded(table), identifier(table.schema, table.name)
     return block(
         "    IF pg_catalog.current_setting('cdc.mode') = 'by hand'\n"
-        f"       AND EXISTS (SELECT FROM ONLY {there}) AND EXISTS (SELECT {missing_rows(table, name, there)}) THEN\n"
+        f"       AND EXISTS (SELECT FROM ONLY {there}) AND EXISTS (SELECT {missing_rows(table, loaded, there)}) THEN\n"
         f"        RAISE EXCEPTION '%', "
         f"{literal(f'{table} has rows, but no key to tell which of them are missing; {_UNCHANGED}')}\n"
         f"            USING HINT = {literal(_WAY_OUT)};\n    END IF;\n"
@@ -297,20 +319,22 @@ def _refuse_by_hand(table: Table) -> str:
 
 
 def _refuse_missing(table: Table) -> str:
-    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    loaded, there = _loaded(table), identifier(table.schema, table.name)
     return block(
-        f"    IF EXISTS (SELECT {missing_rows(table, name, there)}) THEN\n"
+        f"    IF EXISTS (SELECT {missing_rows(table, loaded, there)}) THEN\n"
         f"        RAISE EXCEPTION '%', {literal(f'{table}: not all missing rows came back; {_UNCHANGED}')};\n"
         "    END IF;\n"
     )
 
 
 def _refuse_difference(table: Table, *, both_ways: bool) -> str:
-    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    loaded, there = _loaded(table), identifier(table.schema, table.name)
     lacking = (
-        f"EXISTS (SELECT {row_text(table)} FROM ONLY {name} EXCEPT ALL SELECT {row_text(table)} FROM ONLY {there})"
+        f"EXISTS (SELECT {row_text(table)} FROM ONLY {loaded} EXCEPT ALL SELECT {row_text(table)} FROM ONLY {there})"
     )
-    added = f"EXISTS (SELECT {row_text(table)} FROM ONLY {there} EXCEPT ALL SELECT {row_text(table)} FROM ONLY {name})"
+    added = (
+        f"EXISTS (SELECT {row_text(table)} FROM ONLY {there} EXCEPT ALL SELECT {row_text(table)} FROM ONLY {loaded})"
+    )
     return block(
         f"    IF {lacking}{f' OR {added}' if both_ways else ''} THEN\n"
         f"        RAISE EXCEPTION '%', {literal(f'{table}: not all rows came back as they were; {_UNCHANGED}')};\n"
@@ -320,13 +344,13 @@ def _refuse_difference(table: Table, *, both_ways: bool) -> str:
 
 def _overwrite(table: Table) -> str:
     """Make the rows that differ what the backup holds, in their place: others may point to them."""
-    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    loaded, there = _loaded(table), identifier(table.schema, table.name)
     settable = [c.name for c in table.columns if not c.generated and not c.always and c.name not in table.key]
     if not table.key or not settable:
         return "\\set cdc_overwritten 0\n"
     values = ", ".join(f"{identifier(column)} = b.{identifier(column)}" for column in settable)
     return (
-        f"UPDATE ONLY {there} AS t SET {values} FROM ONLY {name} AS b"
+        f"UPDATE ONLY {there} AS t SET {values} FROM ONLY {loaded} AS b"
         f" WHERE {same_key(table)} AND {row_text(table, 't')} <> {row_text(table, 'b')};\n"
         "\\set cdc_overwritten :ROW_COUNT\n"
     )
@@ -334,21 +358,21 @@ def _overwrite(table: Table) -> str:
 
 def _surplus(table: Table) -> str:
     """The condition of the rows of today, called `t`, that the backup has not, or, without a key, has fewer of."""
-    name, there = identifier(table.schema, table.name), identifier(table.schema, _PUT_ASIDE)
+    loaded, there = _loaded(table), identifier(table.schema, table.name)
     if table.key:
-        return f"NOT EXISTS (SELECT FROM ONLY {name} AS b WHERE {same_key(table)})"
+        return f"NOT EXISTS (SELECT FROM ONLY {loaded} AS b WHERE {same_key(table)})"
     return (
         "t.ctid IN (SELECT s.ctid"
         f" FROM (SELECT ctid, {row_text(table)} AS r, row_number() OVER (PARTITION BY {row_text(table)}) AS n"
         f" FROM ONLY {there}) AS s"
-        f" LEFT JOIN (SELECT {row_text(table)} AS r, count(*) AS n FROM ONLY {name} GROUP BY 1) AS b USING (r)"
+        f" LEFT JOIN (SELECT {row_text(table)} AS r, count(*) AS n FROM ONLY {loaded} GROUP BY 1) AS b USING (r)"
         " WHERE s.n > coalesce(b.n, 0))"
     )
 
 
 def _refuse_cascade(table: Table) -> str:
     """Refuse to delete rows where that would reach into other tables."""
-    there = identifier(table.schema, _PUT_ASIDE)
+    there = identifier(table.schema, table.name)
     return block(
         "    SELECT pg_catalog.string_agg(DISTINCT conrelid::pg_catalog.regclass::pg_catalog.text, ', ') INTO others\n"
         f"    FROM pg_catalog.pg_constraint WHERE contype = 'f' AND confrelid = {literal(there)}::pg_catalog.regclass\n"
@@ -405,6 +429,10 @@ def with_sequence(table: str, sequence: SequenceContents, body: str) -> str:
         declarations=f"    s pg_catalog.text := (SELECT {name} FROM pg_catalog.pg_class"
         f" WHERE oid = pg_catalog.to_regclass({name}) AND relkind = 'S');\n",
     )
+
+
+def _loaded(table: Table) -> str:
+    return identifier(table.schema, _LOADED)
 
 
 def same_key(table: Table) -> str:

@@ -13,10 +13,12 @@ from backup.postgres.fingerprint import add_fingerprints
 from backup.profile import step
 from backup.session.delta_parts import Delta, delta_folder, delta_variable
 from backup.session.folder import RESTORE_SCRIPT, Session
+from backup.session.statements import literal
 
 _LINE = re.compile(r"^cdc: (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
 _OF_DELTA = re.compile(r"^cdc delta: (\d+) (\d+) (\d+)$", re.MULTILINE)
 _END = "cdc: committed"
+_NO_LABEL = re.compile(r'invalid input value for enum (.+): "(.*)"$', re.MULTILINE)
 _LOST = ("server closed", "were cut off")
 """What is said then: by libpq, and of a psql in a container by us."""
 
@@ -107,10 +109,7 @@ def restore_session(
             untouched="The connection was lost: look whether the tables are back before you try again."
             if error.returncode == CONNECTION_LOST and any(words in error.stderr for words in _LOST)
             else "It was one transaction: nothing was changed.",
-            remedy="If rows of the delta are at fault, --mode aside brings all into a schema of their own, where no"
-            " constraint is in the way; --without-delta leaves them out."
-            if deltas
-            else "",
+            remedy=_remedy(error.stderr, with_delta=bool(deltas)),
         ) from error
     of_delta = {int(oid): (int(newer), int(updated)) for oid, newer, updated in _OF_DELTA.findall(finished.stdout)}
     forgotten = [table.qualified for table in deltas if table.oid not in of_delta]
@@ -132,6 +131,22 @@ def restore_session(
             remedy=f"See that restore.sql is whole, and that psql ({clients.place}) is PostgreSQL's own.",
         )
     return done, _told(finished.stderr, session.path, files)
+
+
+def _remedy(stderr: str, *, with_delta: bool) -> str:
+    if lacking := _NO_LABEL.search(stderr):
+        # No mode is a way out: what the restore makes has the type of today.
+        return (
+            f"The type {lacking[1]} has no such label any more. Give it back for the restore: ALTER TYPE {lacking[1]}"
+            f" ADD VALUE {literal(lacking[2])}; or, where it was renamed, RENAME VALUE … back to it."
+            " In an empty database the type comes back as it was."
+        )
+    if with_delta:
+        return (
+            "If rows of the delta are at fault, --mode aside brings all into a schema of their own, where no"
+            " constraint is in the way; --without-delta leaves them out."
+        )
+    return ""
 
 
 def _told(stderr: str, *folders: Path) -> str:

@@ -235,9 +235,15 @@ def _start(contents: TableContents) -> Iterator[str]:
 
 
 def _stage(contents: TableContents) -> Iterator[str]:
-    """The table without anything on it, under its own name, ready to take the rows."""
-    yield f"\\if :{_gone(contents)}\n\\else\n{put_aside(contents.table)}\\endif\n"
+    """The table without anything on it, under its own name, ready to take the rows.
+
+    Where another has the right to that name, it is UNLOGGED: a publication would send its rows on as that one's.
+    """
+    gone = _gone(contents)
+    yield f"\\if :{gone}\n\\else\n{put_aside(contents.table)}\\endif\n"
     yield from _definition(contents.definition)
+    yield f"SELECT NOT :'{gone}'::pg_catalog.bool OR :'cdc_aside'::pg_catalog.bool AS cdc_unlogged \\gset\n"
+    yield f"\\if :cdc_unlogged\nALTER TABLE {_name(contents)} SET UNLOGGED;\n\\endif\n"
 
 
 def _settle(contents: TableContents) -> Iterator[str]:
