@@ -229,12 +229,14 @@ def full_safe(
     """Run drizzle-kit generate (with what follows --), rehearse migrate, back up, migrate, say what that did."""
     with _safely(context, config, json, profile=profile) as cdc:
         from backup.migration.command import MigrationCommand
+        from backup.migration.drizzle import is_drizzle
 
         settings = cdc.settings
         generate = MigrationCommand(argv=(*settings.generate, *_arguments()), directory=settings.directory)
         migrate = MigrationCommand(argv=settings.migrate, directory=settings.directory)
-        # drizzle-kit's touches no database; of another command nobody knows, so that it waits for the backup
-        first = generate.is_drizzle
+        # drizzle-kit's touches no database; of another command, and of what else a script that calls it does, nobody
+        # knows, so that it waits for the backup
+        first = is_drizzle(generate.argv)
         cdc.run_safe(
             [migrate] if first else [generate, migrate],
             ask=not yes,
