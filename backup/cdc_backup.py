@@ -19,7 +19,7 @@ from backup.errors import (
     ProcessError,
     UsageError,
 )
-from backup.postgres.blindness import refuse_blindness
+from backup.postgres.blindness import passed_over, refuse_blindness
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
 from backup.profile import step
 from backup.reach import Reach
@@ -481,6 +481,8 @@ class CDCBackup:
                 untouched="Nothing was backed up or started.",
                 remedy="Use the primary's address, or target_session_attrs=read-write.",
             )
+        if others := passed_over(snapshot, prefix=settings.prefix, schemas=settings.schemas):
+            self._report.warn(others)
         tables, counts = self.result.tables, self.result.counts
         if not tables:
             schemas = "any schema" if settings.schemas == "*" else f"the schemas {', '.join(settings.schemas)}"
