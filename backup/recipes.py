@@ -23,6 +23,7 @@ from invoke.program import Program
 from invoke.tasks import Task
 
 from backup.errors import CDCBackupError, ExitCode, InterruptedRunError, UsageError
+from backup.streams import open_closed_streams
 
 if TYPE_CHECKING:
     from backup.cdc_backup import CDCBackup
@@ -61,6 +62,7 @@ def _safely(
     report: Report | None = None
     result: Result | None = None
     kept: Profile | None = None
+    open_closed_streams()
     try:
         with _ended_like_interrupted():
             with _nothing_collected():
@@ -433,6 +435,7 @@ def main() -> None:
     There `cdc-backup backup PATH` is `cdc-backup backup --path PATH`, for scripts of package.json, which
     append what they are given.
     """
+    open_closed_streams()
     argv = list(sys.argv)
     if argv[1:2] == ["backup"]:
         plain = (n for n in range(2, len(argv)) if argv[n][:1] != "-" and argv[n - 1] not in _TAKING_A_VALUE)

@@ -1,6 +1,7 @@
 """What a person sees: lines, tables, progress, questions; and the same facts as JSON for a machine."""
 
 import json
+import os
 import select
 import sys
 import threading
@@ -138,10 +139,14 @@ class Report:
             watcher.join()
 
     def emit(self, value: dict[str, Any]) -> None:
-        """The one JSON object on stdout."""
-        if self.as_json:
-            sys.stdout.write(json.dumps(value) + "\n")
+        """The one JSON object on stdout; where its reader went away, the exit code is what is left to say."""
+        try:
+            if self.as_json:
+                sys.stdout.write(json.dumps(value) + "\n")
             sys.stdout.flush()
+        except BrokenPipeError:
+            # what is left in the buffer would fail once more at the interpreter's end, with an exit code of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _bar(self, what: str, total: int | None, done: Callable[[], int], over: threading.Event) -> None:
         if over.wait(_PATIENCE):
