@@ -288,9 +288,19 @@ class CDCBackup:
         self._report.say(f"Deleted {plural(len(self.result.pruned), 'session')}.")
 
     def list_sessions(self) -> tuple[Kept, ...]:
-        """The sessions in the configured folder, newest first, also those that are not complete."""
+        """The sessions in the configured folder, newest first, also those that are not complete.
+
+        Raises:
+            UsageError: the folder that was named is not there; the configuration's comes with the first backup.
+        """
         from backup.listing import show_sessions
 
+        if "--path" in self._named and not self.settings.path.is_dir():
+            raise UsageError(
+                f"There is no folder {self.settings.path}.",
+                untouched="Nothing was done.",
+                remedy="Correct --path; without it the folder of the configuration is listed.",
+            )
         sessions = self.result.sessions = self._review()
         self.result.status = Status.LISTED
         show_sessions(self._report, self.settings.path, sessions)
