@@ -19,7 +19,7 @@ from backup.errors import (
     ProcessError,
     UsageError,
 )
-from backup.postgres.blindness import refuse_blindness
+from backup.postgres.blindness import passed_over, refuse_blindness
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
 from backup.profile import step
 from backup.reach import Reach
@@ -184,7 +184,7 @@ class CDCBackup:
                         self.result.horizon = snapshot.horizon
                 else:
                     agreed = self.prepare(commands, ask=ask, rehearse=rehearse)
-                catalog = look_at_catalog(self._database) if any(command.is_drizzle for command in commands) else ""
+                catalog = look_at_catalog(self._database) if any(command.drizzle for command in commands) else ""
             except BackupError as error:
                 if "not started" not in error.untouched:
                     error.untouched = f"{error.untouched} The migration was not started.".strip()
@@ -291,9 +291,19 @@ class CDCBackup:
         self._report.say(f"Deleted {plural(len(self.result.pruned), 'session')}.")
 
     def list_sessions(self) -> tuple[Kept, ...]:
-        """The sessions in the configured folder, newest first, also those that are not complete."""
+        """The sessions in the configured folder, newest first, also those that are not complete.
+
+        Raises:
+            UsageError: the folder that was named is not there; the configuration's comes with the first backup.
+        """
         from backup.listing import show_sessions
 
+        if "--path" in self._named and not self.settings.path.is_dir():
+            raise UsageError(
+                f"There is no folder {self.settings.path}.",
+                untouched="Nothing was done.",
+                remedy="Correct --path; without it the folder of the configuration is listed.",
+            )
         sessions = self.result.sessions = self._review()
         self.result.status = Status.LISTED
         show_sessions(self._report, self.settings.path, sessions)
@@ -511,6 +521,8 @@ class CDCBackup:
                 untouched="Nothing was backed up or started.",
                 remedy="Use the primary's address, or target_session_attrs=read-write.",
             )
+        if others := passed_over(snapshot, prefix=settings.prefix, schemas=settings.schemas):
+            self._report.warn(others)
         tables, counts = self.result.tables, self.result.counts
         if not tables:
             schemas = "any schema" if settings.schemas == "*" else f"the schemas {', '.join(settings.schemas)}"

@@ -14,7 +14,9 @@ _HEADINGS = ("session", "age", "database", "#tables", "#rows", "#size", "drilled
 
 def show_sessions(report: Report, folder: Path, sessions: Sequence[Kept]) -> None:
     """A line for each session: what it holds, whether it is proven, what came of it, why it is kept."""
-    report.say(f"{plural(len(sessions), 'session')} in {folder}")
+    report.say(
+        f"{plural(len(sessions), 'session')} in {folder}" + ("" if folder.is_dir() else ", which no backup made yet")
+    )
     if sessions:
         report.table(_HEADINGS, map(_row, sessions))
     for delta in lonely_deltas(folder):

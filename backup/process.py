@@ -212,8 +212,9 @@ def attend(
         signal.SIGWINCH: resize,
     }
     # what we said before stands before what the child says
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it any more; the child will see for itself
+            stream.flush()
     with (
         Copies((stdout, stderr) if listen else ()) as copies,
         handled(actions),

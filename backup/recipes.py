@@ -23,6 +23,7 @@ from invoke.program import Program
 from invoke.tasks import Task
 
 from backup.errors import CDCBackupError, ExitCode, InterruptedRunError, UsageError
+from backup.streams import open_closed_streams
 
 if TYPE_CHECKING:
     from backup.cdc_backup import CDCBackup
@@ -61,6 +62,7 @@ def _safely(
     report: Report | None = None
     result: Result | None = None
     kept: Profile | None = None
+    open_closed_streams()
     try:
         with _ended_like_interrupted():
             with _nothing_collected():
@@ -229,12 +231,14 @@ def full_safe(
     """Run drizzle-kit generate (with what follows --), rehearse migrate, back up, migrate, say what that did."""
     with _safely(context, config, json, profile=profile) as cdc:
         from backup.migration.command import MigrationCommand
+        from backup.migration.drizzle import is_drizzle
 
         settings = cdc.settings
         generate = MigrationCommand(argv=(*settings.generate, *_arguments()), directory=settings.directory)
         migrate = MigrationCommand(argv=settings.migrate, directory=settings.directory)
-        # drizzle-kit's touches no database; of another command nobody knows, so that it waits for the backup
-        first = generate.is_drizzle
+        # drizzle-kit's touches no database; of another command, and of what else a script that calls it does, nobody
+        # knows, so that it waits for the backup
+        first = is_drizzle(generate.argv)
         cdc.run_safe(
             [migrate] if first else [generate, migrate],
             ask=not yes,
@@ -431,6 +435,7 @@ def main() -> None:
     There `cdc-backup backup PATH` is `cdc-backup backup --path PATH`, for scripts of package.json, which
     append what they are given.
     """
+    open_closed_streams()
     argv = list(sys.argv)
     if argv[1:2] == ["backup"]:
         plain = (n for n in range(2, len(argv)) if argv[n][:1] != "-" and argv[n - 1] not in _TAKING_A_VALUE)

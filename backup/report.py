@@ -1,14 +1,17 @@
 """What a person sees: lines, tables, progress, questions; and the same facts as JSON for a machine."""
 
 import json
+import os
 import select
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table as Grid
@@ -17,8 +20,11 @@ from backup.profile import Step, step
 from backup.terminal import plain_terminal
 
 _NO_EDGE = 10_000
+_GAP = 2
+"""Blanks between the columns of a table."""
+
 _BAR = 40
-"""Characters of the bar of a step that took all of a run."""
+"""Characters of the bar of a step that took all of a run, at most."""
 
 _PATIENCE = 1.0
 """Seconds after which a step says how far it is."""
@@ -73,15 +79,27 @@ class Report:
         self.say(text, "bold red")
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """A table whose columns are text; one of numbers is named by a heading that begins with `#`."""
-        grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        """A table whose columns are text; one of numbers is named by a heading that begins with `#`.
+
+        Nothing of it is cut away: where not even its words stand beside each other, they stand below each other.
+        """
+        grid = Grid(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
         for number, heading in enumerate(headings):
             # The first names the thing: cut in two it could not be copied.
             right = heading.startswith("#")
             grid.add_column(
-                heading.removeprefix("#"), justify="right" if right else "left", no_wrap=right or not number
+                heading.removeprefix("#"),
+                justify="right" if right else "left",
+                no_wrap=right or not number,
+                overflow="fold",
             )
+        names = [heading.removeprefix("#") for heading in headings]
         lines = [tuple(map(visible, row)) for row in rows]
+        columns = zip(names, *lines, strict=True)
+        least = [_least(cells, breaks=not c.no_wrap) for cells, c in zip(columns, grid.columns, strict=True)]
+        if sum(least) + _GAP * (len(least) - 1) > self._console.width:
+            self.say("\n".join(chain.from_iterable(_upright(names, line) for line in lines)))
+            return
         if lines and all(column.no_wrap for column in grid.columns):
             # A cell a column instead of one a row looks the same where no line is broken, in a fifth of the time.
             lines = [tuple(map("\n".join, zip(*lines, strict=True)))]
@@ -92,12 +110,12 @@ class Report:
     def profile(self, run: Step) -> None:
         """Where the seconds of a run went: a bar a step, a part below what it is a part of."""
         self.say(f"Where {run.seconds:.2f} s went:")
+        steps = [("  " * depth + taken.name, taken.seconds) for depth, taken in run]
+        room = self._console.width - max(cell_len(name) for name, _ in steps) - len("seconds") - 2 * _GAP
+        bar = max(1, min(_BAR, room))
         self.table(
             ("step", "#seconds", ""),
-            [
-                ("  " * depth + taken.name, f"{taken.seconds:.2f}", "█" * round(_BAR * taken.seconds / run.seconds))
-                for depth, taken in run
-            ],
+            [(name, f"{seconds:.2f}", "█" * round(bar * seconds / run.seconds)) for name, seconds in steps],
         )
 
     def ask(self, question: str, *, default: bool = True) -> bool:
@@ -138,10 +156,14 @@ class Report:
             watcher.join()
 
     def emit(self, value: dict[str, Any]) -> None:
-        """The one JSON object on stdout."""
-        if self.as_json:
-            sys.stdout.write(json.dumps(value) + "\n")
+        """The one JSON object on stdout; where its reader went away, the exit code is what is left to say."""
+        try:
+            if self.as_json:
+                sys.stdout.write(json.dumps(value) + "\n")
             sys.stdout.flush()
+        except BrokenPipeError:
+            # what is left in the buffer would fail once more at the interpreter's end, with an exit code of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _bar(self, what: str, total: int | None, done: Callable[[], int], over: threading.Event) -> None:
         if over.wait(_PATIENCE):
@@ -164,6 +186,20 @@ class Report:
         while not over.wait(pause):
             self.say(f"{what}: {decimal(done())} of about {decimal(total)}" if total else f"{what} …")
             pause = min(pause * 2, 60.0)
+
+
+def _least(cells: Sequence[str], *, breaks: bool) -> int:
+    """The characters that a column needs, between whose words a line may break or not."""
+    return max((cell_len(part) for cell in cells for part in (cell.split() if breaks else (cell,))), default=0)
+
+
+def _upright(names: Sequence[str], line: Sequence[str]) -> Iterator[str]:
+    """A line of a table from top to bottom."""
+    margin = max(map(len, names[1:]), default=0)
+    yield line[0]
+    for name, cell in zip(names[1:], line[1:], strict=True):
+        if cell:
+            yield f"  {name:{margin}}  {cell}"
 
 
 def size(count: int) -> str:

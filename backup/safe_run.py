@@ -177,12 +177,12 @@ class SafeRun:
     def _why_not_done(self, command: MigrationCommand, attended: Attended, before: str) -> str:
         if attended.expired:
             return f"{command} was ended after {self.settings.time_limit:g} s (backup.time_limit)."
-        if command.is_drizzle:
+        if drizzle := command.drizzle:
             try:
                 changed = look_at_catalog(self.database) != before
             except DatabaseError as error:
                 return f"{command} ended with exit code {attended.returncode}, and then: {error.what}"
-            judgement = judge_drizzle(command.argv, attended.output, attended.returncode, catalog_changed=changed)
+            judgement = judge_drizzle(drizzle, attended.output, attended.returncode, catalog_changed=changed)
             self.report.say(judgement.sentence)
             return "" if judgement.outcome in (Outcome.APPLIED, Outcome.NOTHING_TO_DO) else judgement.sentence
         return f"{command} ended with exit code {attended.returncode}." if attended.returncode else ""

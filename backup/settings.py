@@ -17,6 +17,7 @@ from pydantic import (
     ValidationInfo,
 )
 
+from backup.errors import UsageError
 from backup.yaml_file import read_yaml, refusal, shown
 
 Compression = Literal["gzip", "zstd"]
@@ -232,6 +233,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
 
 _KEYS = tuple(key for key in Settings.model_fields if key != "source")
 
+_OF_OTHERS = (".ts", ".mts", ".cts", ".js", ".mjs", ".cjs", ".json")
+"""How the configurations end that drizzle-kit's --config names."""
+
 
 def load_settings(
     config: Path | None = None,
@@ -260,7 +264,15 @@ def load_settings(
     problems: list[str] = []
     values: dict[object, object] = {"path": here / _BACKUPS, "directory": here}
     if file is not None:
-        section, problems = _section(file)
+        try:
+            section, problems = _section(file)
+        except UsageError as error:
+            if config is not None and config.suffix in _OF_OTHERS:
+                error.remedy = (
+                    "The configuration that --config names here is YAML; drizzle-kit's goes to drizzle-kit: "
+                    f"push-safe -- --config={config}"
+                )
+            raise
         values = {"path": Path("..") / _BACKUPS, "directory": _project(file)} | section
         if "prefix" not in values:
             values |= _audit_prefix(file.with_name("audit-tables.yml"))

@@ -92,6 +92,55 @@ def test_only_drizzle_kit_is_listened_to(tmp_path: Path) -> None:
     assert outputs == {"drizzle-kit": "said\n", "alembic": ""}
 
 
+SCRIPTS = {
+    "db:push": "dotenv -e .env -- drizzle-kit push",
+    "both": "drizzle-kit generate --name=x; drizzle-kit migrate&&echo done",
+    "deploy": "npm run db:push",
+    "release": "npm run deploy",
+    "round": "npm run round",
+    "migrate": "prisma migrate deploy",
+    "open": "drizzle-kit push '",
+    "odd": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "drizzle"),
+    [
+        ("npx drizzle-kit push", "npx drizzle-kit push"),
+        ("npm run --silent db:push", "dotenv -e .env -- drizzle-kit push"),
+        ("npm --loglevel error run-script db:push -- --force", "dotenv -e .env -- drizzle-kit push --force"),
+        ("pnpm run db:push --force", "dotenv -e .env -- drizzle-kit push --force"),
+        ("pnpm db:push", "dotenv -e .env -- drizzle-kit push"),
+        ("/usr/bin/yarn db:push", "dotenv -e .env -- drizzle-kit push"),
+        ("bun --bun db:push", "dotenv -e .env -- drizzle-kit push"),
+        ("env A=b npm run both", "drizzle-kit generate --name=x ; drizzle-kit migrate && echo done"),
+        ("npm run deploy", "dotenv -e .env -- drizzle-kit push"),
+        ("npm run open", "drizzle-kit push '"),
+        ("npm run release", ""),
+        ("npm run round", ""),
+        ("npm run migrate", ""),
+        ("npm run odd", ""),
+        ("npm run gone", ""),
+        ("npm run", ""),
+        ("npm db:push", ""),
+        ("python db:push", ""),
+    ],
+)
+@pytest.mark.parametrize("below", [".", "src/deeper"])
+def test_a_script_that_calls_drizzle_kit_is_drizzle_kit(tmp_path: Path, line: str, drizzle: str, below: str) -> None:
+    (tmp_path / "package.json").write_text(json.dumps({"scripts": SCRIPTS}))
+    folder = tmp_path / below
+    folder.mkdir(parents=True, exist_ok=True)
+    assert " ".join(command(*line.split(), directory=folder).drizzle) == drizzle
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"scripts": []}', '{"scripts": null}', "\xff"])
+def test_a_package_json_that_says_nothing_has_no_scripts(tmp_path: Path, text: str) -> None:
+    (tmp_path / "package.json").write_text(text, encoding="latin-1")
+    assert command("npm", "run", "db:push", directory=tmp_path).drizzle == ()
+
+
 def test_the_time_limit_holds_without_a_terminal(tmp_path: Path) -> None:
     code = "import signal; signal.pause()"
     ended = command(sys.executable, "-c", code, directory=tmp_path).run(os.environ, time_limit=0.5)

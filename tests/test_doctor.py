@@ -323,6 +323,27 @@ def test_schemas_that_a_backup_would_refuse_are_missing(plain: Project) -> None:
         assert (done.code, said in done.stdout) == (2, True)
 
 
+def test_tables_that_are_passed_over_are_named_beside_those_that_are_found(plain: Project) -> None:
+    plain.configure()
+    checks, ended = examine(plain)
+    assert "other tables" not in checks
+    plain.database.execute('create schema billing; create table "_CDC_Payments" (id int)')
+    plain.database.execute("create table billing._cdc_invoices (id int)")
+    said = (
+        "Passed over, and in no backup: billing._cdc_invoices (backup.schemas does not name its schema), "
+        "public._CDC_Payments (its case is another than that of '_cdc_')."
+    )
+    checks, ended = examine(plain)
+    assert (ended.code, checks["tables"]["status"]) == (0, "ok")
+    assert (checks["other tables"]["status"], checks["other tables"]["detail"]) == ("warning", said)
+    for argv in (("backup",), ("run-safe", "--yes", "--", "true")):
+        _, ended = plain.json(*argv)
+        assert (ended.code, ended.stderr.count(said)) == (0, 1)
+    for number in range(5):
+        plain.database.execute(f"create table billing._cdc_{number} (id int)")
+    assert ", and 2 more." in plain.cdc("backup").stdout
+
+
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Callable[[str], None]]:
     """A file system of its own in the folder; what is called mounts it again with such options."""

@@ -27,6 +27,7 @@ FLOORS = (
 
 ROOMS = {
     "backup.signals": "backup.process",
+    "backup.streams": "backup.process",
     "backup.terminal": "backup.process",
     "backup.yaml_file": "backup.settings",
     "backup.database_url": "backup.settings",

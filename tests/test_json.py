@@ -1,7 +1,9 @@
 """What a machine reads with --json: the names, texts and units that the README documents."""
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as distribution_version
@@ -15,7 +17,7 @@ from backup.migration.faults import Part
 from backup.migration.verdict import Change
 from backup.postgres.embedded import Server
 from backup.result import State, Status
-from tests.chain import MARK, Project, environment, new_project, psql
+from tests.chain import CDC_BACKUP, MARK, Project, environment, new_project, psql
 from tests.servers import version
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -240,6 +242,39 @@ def test_a_server_that_is_not_there_is_one_object_too(project: Project) -> None:
     value, ended = project.json("run-safe", "--", *MARK, environment=nowhere)
     holds(value)
     assert (value["status"], ended.code) == ("failed", 3)
+
+
+@pytest.mark.parametrize("as_json", [("--json",), ()])
+def test_a_reader_that_went_away_changes_no_exit_code(project: Project, as_json: tuple[str, ...]) -> None:
+    project.configure()
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            (CDC_BACKUP, "run-safe", "--yes", *as_json, "--", *psql(project, "drop table _cdc_users")),
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            cwd=project.folder,
+            env=project.environment(),
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert ended.returncode == 6, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "Exception" not in ended.stderr
+
+
+@pytest.mark.parametrize("as_json", [("--json",), ()])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_changes_no_exit_code(project: Project, as_json: tuple[str, ...], closed: str) -> None:
+    project.configure()
+    migration = (CDC_BACKUP, "run-safe", "--yes", *as_json, "--", *psql(project, "drop table _cdc_users"))
+    ended = project.run("sh", "-c", f'"$@" {closed}', "sh", *migration)
+    assert ended.code == 6, ended.said
+    assert "Traceback" not in ended.said
 
 
 def test_warnings_are_not_on_stdout(project: Project) -> None:

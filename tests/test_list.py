@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from backup.cdc_backup import CDCBackup
+from backup.errors import UsageError
 from backup.postgres.embedded import Server
 from backup.session.sidecar import Drill, Restore, Verdict
 from tests.servers import FreshDatabase, fresh_database
@@ -71,7 +72,19 @@ def test_what_is_being_written_or_was_left_is_shown_as_that(
     assert "not complete: it is being written, or was left by a killed run" in capsys.readouterr().out
 
 
-def test_an_empty_folder_and_none_list_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert CDCBackup(project / "none").list_sessions() == ()
-    assert f"0 sessions in {project / 'none'}" in capsys.readouterr().out
-    assert not (project / "none").exists()
+def test_an_empty_folder_lists_nothing_nor_does_one_that_no_backup_made_yet(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    cdc = CDCBackup()
+    assert cdc.list_sessions() == ()
+    assert capsys.readouterr().out == f"0 sessions in {cdc.settings.path}, which no backup made yet\n"
+    cdc.settings.path.mkdir(parents=True)
+    assert cdc.list_sessions() == ()
+    assert capsys.readouterr().out == f"0 sessions in {cdc.settings.path}\n"
+
+
+def test_a_folder_that_is_named_and_is_not_there_is_no_empty_one(project: Path) -> None:
+    with pytest.raises(UsageError, match=f"There is no folder {project / 'typo'}"):
+        CDCBackup(project / "typo").list_sessions()
+    assert not (project / "typo").exists()

@@ -121,6 +121,17 @@ def test_a_question_that_nobody_can_answer_is_a_migration_that_did_not_do_its_wo
     assert dump(shop.database) == before
 
 
+def test_a_script_of_package_json_that_calls_drizzle_kit_is_not_believed_either(shop: Project) -> None:
+    (shop.folder / "package.json").write_text('{"type": "module", "scripts": {"db:push": "drizzle-kit push"}}')
+    shop.configure(push=["npm", "run", "--silent", "db:push"])
+    value, ended = shop.json("push-safe")
+    assert value["migration"]["argv"] == ["npm", "run", "--silent", "db:push"]
+    assert ended.code == 5, ended.said
+    assert "nobody to answer it" in value["message"]
+    direct, _ = shop.json("run-safe", "--rehearse", "--", "npm", "run", "db:push")
+    assert "a question that only a person can answer" in direct["message"]
+
+
 def test_force_drops_the_tables_where_that_version_has_it(shop: Project, version: DrizzleVersion) -> None:
     before = dump(shop.database)
     value, ended = shop.json("push-safe", "--", "--force")

@@ -1,7 +1,10 @@
 """What a person sees: names as they are, progress when it takes longer, paths that can be copied."""
 
 import os
+import re
 import shlex
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +137,53 @@ def test_with_json_progress_is_on_stderr(project: Project, tmp_path: Path) -> No
     assert process.returncode == 0
     assert stdout.startswith('{"status": "backed up"')
     assert stdout.count("\n") == 1
+
+
+LONG = "_cdc_" + "n" * 53
+ROWS = (
+    (f"public.{LONG}", "1,234,567", "16.4 kB", "destroyed public._cdc_users (dropped)", "it is among the newest 3"),
+    ("public._cdc_größe_表", "0", "", "untouched", ""),
+)
+TABLES = f"""
+import os
+from backup.report import Report
+for width in range(20, 160, 4):
+    os.environ["COLUMNS"] = str(width)
+    report = Report()
+    report.table(("table", "#rows", "#size", "what became of it", "kept because"), {ROWS!r})
+    report.say(f"end of {{width}}")
+"""
+
+
+def test_no_terminal_is_so_narrow_that_a_table_loses_a_character(project: Project) -> None:
+    with project.terminal(sys.executable, "-c", TABLES, columns=200) as shown:
+        code, said = end(shown)
+    assert code == 0
+    tables = re.split(r"end of (\d+)", re.sub(r"\x1b\[[\d;]*m", "", said))
+    told = {int(width): table for table, width in zip(tables[::2], tables[1::2], strict=False)}
+    assert list(told) == list(range(20, 160, 4))
+    for width, table in told.items():
+        assert not Counter("".join(map("".join, ROWS)).replace(" ", "")) - Counter(table), width
+        assert "…" not in table
+        # a name and a number can be read, and copied, as they are
+        for text in (ROWS[0][:3], ROWS[1][:2]):
+            assert set(text) <= set(re.split(r"\s{2,}|\r\n", table)), width
+
+
+def test_what_became_of_a_table_is_read_on_a_narrow_terminal(project: Project) -> None:
+    project.database.execute(f"create table {LONG} (id int)")
+    project.configure()
+    argv = ("run-safe", "--yes", "--", *psql(project, f"drop table {LONG}"))
+    with project.terminal(CDC_BACKUP, *argv, columns=70) as shown:
+        code, said = end(shown)
+    assert code == 6
+    assert re.search(rf"public\.{LONG}\s+change +dropped\s+rows before +0\s", said)
+    with project.terminal(CDC_BACKUP, "list", columns=80) as shown:
+        _, listed = end(shown)
+    assert re.search(rf"its migration +destroyed public\.{LONG}", listed)
+    with project.terminal(CDC_BACKUP, "restore", "--dry-run", columns=80) as shown:
+        _, planned = end(shown)
+    assert re.search(r"what will be done +brought back", planned)
 
 
 @pytest.mark.parametrize("columns", [30, 200])

@@ -542,6 +542,22 @@ def test_a_file_that_is_no_configuration_is_refused_in_a_sentence(tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("drizzle.config.ts", 'export default defineConfig({ out: "x" });\n'),
+        ("drizzle.config.json", '{"dialect": "postgresql"}'),
+        ("backup.yml", "backup"),
+    ],
+)
+def test_who_names_the_configuration_of_drizzle_kit_is_told_where_it_goes(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError) as refused:
+        load_settings(Path(name), cwd=tmp_path)
+    told = f"push-safe -- --config={name}" in str(refused.value)
+    assert told == name.startswith("drizzle")
+
+
+@pytest.mark.parametrize(
     "text",
     ["backup:\n  jobs: 2\n  mode: auto\n  jobs: 3\n", 'backup:\n  jobs: 2\n\n  "jobs": 3\n'],
 )

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from backup.errors import BackupError
 from backup.postgres.embedded import Server
-from backup.postgres.tables import find_tables
+from backup.postgres.tables import find_passed_over, find_tables
 from tests.servers import FreshDatabase, fresh_database
 from tests.sessions import (
     PREFIX,
@@ -174,6 +174,27 @@ def test_only_the_configured_schemas_are_looked_into(database: FreshDatabase) ->
     assert _found(database, "public") == ["public._cdc_t"]
     assert _found(database, "audit", "a.b") == ["a.b._cdc_t", "audit._cdc_t"]
     assert _found(database) == ["Audit._cdc_t", "a.b._cdc_t", "audit._cdc_t", "public._cdc_t"]
+
+
+def test_what_looks_like_a_cdc_table_and_is_none_is_known(database: FreshDatabase) -> None:
+    database.execute("""
+        create schema audit; create schema other; create schema "restored_2026-11-26T16-43-57-000Z";
+        create table _cdc_t (id int) partition by list (id);
+        create table audit._cdc_of_t partition of _cdc_t for values in (1);
+        create table _cdc_u (id int); create table audit._cdc_child () inherits (_cdc_u);
+        create table other._cdc_t (id int) partition by list (id);
+        create table other._cdc_t1 partition of other._cdc_t for values in (1);
+        create table audit._cdc_a (id int); create table "_CDC_Payments" (id int); create table other."_Cdc_x" (id int);
+        create table "restored_2026-11-26T16-43-57-000Z"._cdc_u (id int);
+        create view other._cdc_view as select 1; create table _cd (id int); create table users (id int);
+        create temporary table _cdc_temporary (id int);
+    """)
+    with reached(database).connect() as connection:
+        named = find_passed_over(connection, prefix=PREFIX, schemas=("public",))
+        everywhere = find_passed_over(connection, prefix=PREFIX, schemas="*")
+    case = [("other", "_Cdc_x", False), ("public", "_CDC_Payments", False)]
+    assert sorted(named) == [("audit", "_cdc_a", True), case[0], ("other", "_cdc_t", True), case[1]]
+    assert sorted(everywhere) == case
 
 
 def test_the_same_name_in_two_schemas_is_two_tables(database: FreshDatabase, tmp_path: Path) -> None:

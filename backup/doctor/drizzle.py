@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from backup.migration.drizzle import is_drizzle
+from backup.migration.command import MigrationCommand
 from backup.migration.drizzle_project import SENTINEL, Kit, find_config, find_kit, named_database, place_of
 from backup.postgres.database import Database
 from backup.result import Finding, Health
@@ -17,9 +17,13 @@ from backup.settings import Settings
 def look_at_drizzle(settings: Settings, database: Database | None) -> Iterator[Finding]:
     """Nothing where the migration commands are another program's; only a remark where no drizzle-kit is used."""
     directory = settings.directory
-    if not any(map(is_drizzle, (settings.push, settings.generate, settings.migrate))):
+    push, generate, migrate = (
+        MigrationCommand(argv=argv, directory=directory).drizzle
+        for argv in (settings.push, settings.generate, settings.migrate)
+    )
+    if not (push or generate or migrate):
         return
-    kit, config = find_kit(directory), find_config(settings.push, directory)
+    kit, config = find_kit(directory), find_config(push, directory)
     if kit is None and config is None:
         detail = f"no Drizzle project in {directory}; run-safe stands around any other command"
         yield Finding(check="drizzle-kit", health=Health.OK, detail=detail)

@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from backup.errors import CDCBackupError, DatabaseError
-from backup.postgres.blindness import refuse_blindness
+from backup.postgres.blindness import passed_over, refuse_blindness
 from backup.postgres.database import Database
 from backup.postgres.scratch import find_place
 from backup.postgres.serving import ServingClients
@@ -49,12 +49,20 @@ def look_at_server(database: Database, settings: Settings, reach: Reach) -> Gene
             lock_timeout=settings.lock_timeout,
         ) as snapshot:
             sizes = list(estimate_text(snapshot).values())
+            others = passed_over(snapshot, prefix=settings.prefix, schemas=settings.schemas)
         refuse_blindness(database, snapshot, prefix=settings.prefix, schemas=settings.schemas)
     except CDCBackupError as error:
         yield _missing("tables", error)
     else:
         texts = sizes
         yield _tables(snapshot, settings)
+        if others:
+            yield Finding(
+                check="other tables",
+                health=Health.WARNING,
+                detail=others,
+                remedy="If they are CDC tables: name their schemas in backup.schemas; one prefix has one case.",
+            )
         if snapshot.tables:
             yield Finding(
                 check="rights",

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from backup.errors import MigrationError, ProcessError, UsageError
 from backup.migration.drizzle import is_drizzle
+from backup.migration.package_script import words_of_script
 from backup.process import Attended, attend
 
 __all__ = ["Attended", "MigrationCommand", "without_passwords"]
 
 _PASSWORDS = (re.compile(r"(://[^:/@?#\s]*:)\S*(?=@)"), re.compile(r"(password=)('[^']*'|[^\s&]+)", re.IGNORECASE))
 """In a URL; in its query, in a keyword string, in an assignment like `PGPASSWORD=…`."""
+
+_SCRIPTS = 2
 
 
 def without_passwords(text: str) -> str:
@@ -40,9 +43,17 @@ class MigrationCommand:
         return tuple(map(without_passwords, self.argv))
 
     @property
-    def is_drizzle(self) -> bool:
-        """Whether it is drizzle-kit, whose output must be read because its exit code says nothing."""
-        return is_drizzle(self.argv)
+    def drizzle(self) -> tuple[str, ...]:
+        """The command line that calls drizzle-kit: its own, or that of the script that it runs; empty where none does.
+
+        Its output must be read, because its exit code says nothing. A script may run another one, and that no third.
+        """
+        words = self.argv
+        for _ in range(_SCRIPTS):
+            if is_drizzle(words):
+                return words
+            words = words_of_script(words, self.directory)
+        return words if is_drizzle(words) else ()
 
     def check(self) -> None:
         """Finds out whether it can be started, while nothing has been done yet.
@@ -89,7 +100,7 @@ class MigrationCommand:
                 environment=environment,
                 cwd=self.directory,
                 stdout_to_stderr=stdout_to_stderr,
-                listen=self.is_drizzle,
+                listen=bool(self.drizzle),
                 time_limit=time_limit,
             )
         except ProcessError as error:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from backup.errors import DatabaseError
 from backup.migration.command import MigrationCommand
-from backup.migration.drizzle import verb_of
+from backup.migration.drizzle import is_drizzle, verb_of
 from backup.migration.drizzle_project import SENTINEL, find_config, find_kit, named_database, place_of
 from backup.migration.psql_command import why_not_psql
 from backup.migration.reaching_out import why_reaches_out
@@ -54,7 +54,7 @@ def tool_of(argv: tuple[str, ...]) -> Tool:
     """Which of the known programs a command line starts, by itself or through npx, uv run, python -m and the like."""
     program = _program(argv)
     name = PurePath(argv[program]).name.partition("@")[0] if program is not None else ""
-    if MigrationCommand(argv=argv, directory=Path()).is_drizzle and name in ("drizzle-kit", "drizzle-kit.cmd", "node"):
+    if is_drizzle(argv) and name in ("drizzle-kit", "drizzle-kit.cmd", "node"):
         return Tool.DRIZZLE
     if name == "prisma":
         return Tool.PRISMA if "migrate" in argv else Tool.OTHER

@@ -202,7 +202,7 @@ def _rehearse_on(scratch: Scratch, copied: Copied, command: MigrationCommand, st
             )
         if tried.expired:
             raise _NoForecastError(f"it was ended after {stage.time_limit:g} s, the time limit of a rehearsal")
-        if command.is_drizzle and (question := question_of(tried.output)):
+        if command.drizzle and (question := question_of(tried.output)):
             raise _NoForecastError(f"it has a question that only a person can answer: “{question}”")
         failure = _failure(command, tried, changed=digest_catalog(seen) != digest)
         if failure and copied.in_part:
@@ -325,9 +325,10 @@ def _refuse_changes(command: MigrationCommand, database: Database, before: _Seen
 
 def _failure(command: MigrationCommand, tried: Tried, *, changed: bool) -> str:
     """Why the command did not do its work, or nothing."""
-    if not command.is_drizzle:
+    drizzle = command.drizzle
+    if not drizzle:
         return f"{command} ended with exit code {tried.returncode}." if tried.returncode else ""
-    judgement = judge_drizzle(command.argv, tried.output, tried.returncode, catalog_changed=changed)
+    judgement = judge_drizzle(drizzle, tried.output, tried.returncode, catalog_changed=changed)
     return "" if judgement.outcome in (Outcome.APPLIED, Outcome.NOTHING_TO_DO) else judgement.sentence
 
 

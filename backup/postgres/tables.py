@@ -92,6 +92,18 @@ with recursive cdc (oid) as (
 )
 """
 
+_PASSED_OVER = """
+select n.nspname::text, c.relname::text, starts_with(c.relname::text, %(prefix)s)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind in ('r', 'p') and c.relpersistence <> 't' and not c.relispartition
+  and starts_with(lower(c.relname::text), lower(%(prefix)s))
+  and n.nspname <> 'information_schema' and not starts_with(n.nspname::text, 'pg_')
+  -- what a restore put aside is no table that anybody writes to
+  and n.nspname !~ '^restored_[0-9]{4}-[0-9]{2}-[0-9]{2}T'
+  and c.oid not in (select oid from cdc)
+order by 1, 2
+"""
+
 _BY_IDENTITY = """
 with cdc (oid) as (
     select c.oid
@@ -234,6 +246,16 @@ def find_tables(connection: Connection, *, prefix: str, schemas: Schemas) -> tup
     # `starts_with`, because in a LIKE pattern the prefix's underscores would match any character.
     named = None if schemas == "*" else list(schemas)
     return _read(connection, _BY_PREFIX, {"prefix": prefix, "schemas": named})
+
+
+def find_passed_over(connection: Connection, *, prefix: str, schemas: Schemas) -> tuple[tuple[str, str, bool], ...]:
+    """The tables that look like CDC tables and are none: schema, name, whether the prefix is exact.
+
+    It is exact in a schema that is not named; elsewhere it has another case.
+    """
+    named = None if schemas == "*" else list(schemas)
+    rows = connection.execute(_BY_PREFIX + _PASSED_OVER, {"prefix": prefix, "schemas": named})
+    return tuple((schema, name, exact) for schema, name, exact in rows)
 
 
 def find_tables_by(connection: Connection, oids: Sequence[int], names: Sequence[tuple[str, str]]) -> tuple[Table, ...]:
