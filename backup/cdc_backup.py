@@ -349,7 +349,7 @@ class CDCBackup:
         """
         if name is not None:
             path = Path(name).expanduser()
-            return open_session(path if path.is_absolute() or path.is_dir() else self.settings.path / name)
+            return open_session(path if len(path.parts) > 1 or path.is_dir() else self.settings.path / name)
         with self._database.connect() as connection:
             here = identify(connection)
         reviewed = self._review()

@@ -108,6 +108,9 @@ def test_a_session_that_is_not_there_or_not_whole_is_refused(database: FreshData
     ended = recipe(database, session, "restore", "--session", session.name)
     assert ended.returncode == 2
     assert "is no complete session" in ended.stdout
+    ended = recipe(database, session, "restore", "--session", f"sessions/{session.name}/restore.sql")
+    assert ended.returncode == 2
+    assert "sessions/sessions" not in ended.stdout.replace("\n", "")
     ended = recipe(database, session, "restore")
     assert ended.returncode == 2
     assert "There is no complete session" in ended.stdout

@@ -667,6 +667,27 @@ def test_a_leaf_or_all_of_a_partitioned_table_come_back(database: FreshDatabase,
         assert everything(database) == before, loss
 
 
+def test_a_partition_whose_place_is_taken_is_not_said_to_be_attached_again(
+    embedded_server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fresh_database(embedded_server) as database:
+        database.execute("""
+            create table _cdc_p (id int) partition by list (id);
+            create table _cdc_1 partition of _cdc_p for values in (1);
+            insert into _cdc_p values (1);
+        """)
+        session = write(database, tmp_path)
+        database.execute("alter table _cdc_p detach partition _cdc_1")
+        bring_back(database, session)
+        assert "attached again: public._cdc_1" in capsys.readouterr().out
+        database.execute("alter table _cdc_p detach partition _cdc_1")
+        database.execute("create table other partition of _cdc_p for values in (1)")
+        bring_back(database, session)
+        said = capsys.readouterr().out
+        assert "attached again" not in said
+        assert "not brought back: " in said
+
+
 def test_partitions_of_partitions_come_back_whatever_numbers_they_have(database: FreshDatabase, tmp_path: Path) -> None:
     for number in range(12):
         database.execute(

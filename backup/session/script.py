@@ -369,13 +369,15 @@ def _reattach(contents: TableContents) -> str:
     if not contents.attachments:
         return ""
     gone, what = _gone(contents), literal(f"attached again: {one_line(str(contents.table))}")
+    attached = (
+        f"(SELECT relispartition FROM pg_catalog.pg_class WHERE oid = {literal(_name(contents))}::pg_catalog.regclass)"
+    )
     return (
         f"\\if :{{?{gone}}}\n\\if :{gone}\n\\else\n"
         + block(
-            "    IF NOT (SELECT relispartition FROM pg_catalog.pg_class"
-            f" WHERE oid = {literal(_name(contents))}::pg_catalog.regclass) THEN\n"
+            f"    IF NOT {attached} THEN\n"
             + "".join(attempt(entry.text) for entry in contents.attachments)
-            + f"    RAISE WARNING '%', {what};\n    END IF;\n"
+            + f"    IF {attached} THEN\n    RAISE WARNING '%', {what};\n    END IF;\n    END IF;\n"
         )
         + "\\endif\n\\endif\n"
     )
