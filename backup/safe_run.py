@@ -1,7 +1,6 @@
 """The migration itself: run, judged by the catalog, told, with the way back where something is lost."""
 
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from backup.result import Ran, Result, Status
 from backup.session.sidecar import Verdict as VerdictRecord
 from backup.settings import Settings
 from backup.stand_guard import stand_guard
-from backup.way_back import sentence_of, ways_back
+from backup.way_back import restores, sentence_of, ways_back
 
 _PATIENCE = 30.0
 """Seconds for what a migration that is over left running on the server, and for tables that others have locked."""
@@ -236,9 +235,11 @@ class SafeRun:
             raise MigrationError(failure, untouched=sentence if changed else "The CDC tables are as they were.")
         self.result.status = Status.MIGRATED
         self.report.say(f"The migration is done. {sentence}".strip(), "bold green")
-        if self.result.session and any(v.announced for v in verdict):
-            words = shlex.join(["--session", self.result.session.name, *self.named])
-            self.report.say(f"If that was not meant, this brings it back:\n  {self.restore} {words}")
+        gone = [v for v in verdict if v.announced]
+        if session := self.result.session:
+            ways = "\n".join(restores(gone, session, restore=self.restore, named=self.named))
+            if ways:
+                self.report.say(f"If that was not meant, {ways[0].lower()}{ways[1:]}")
 
 
 def _shown(commands: Sequence[MigrationCommand]) -> str:

@@ -53,7 +53,7 @@ def ways_back(
     (`schema.name`) that were `unguarded`, rows that were written after the backup may be nowhere. Statements follow.
     """
     lost = [v for v in verdicts if v.is_loss and not v.announced]
-    ways = list(_restores(lost, session, restore, named)) if session else []
+    ways = list(restores(lost, session, restore=restore, named=named)) if session else []
     if doubtful := [name for v in lost if (name := f"{v.schema}.{v.name}") in unguarded]:
         ways.append(
             f"Rows that were written to {', '.join(map(visible, doubtful))} after the backup may be missing then."
@@ -69,7 +69,8 @@ def ways_back(
     return "\n".join(ways)
 
 
-def _restores(lost: Sequence[Verdict], session: Session, restore: str, named: Sequence[str]) -> Iterator[str]:
+def restores(lost: Sequence[Verdict], session: Session, *, restore: str, named: Sequence[str]) -> Iterator[str]:
+    """The commands that bring tables back, each with what it does; none of what was only renamed."""
     changed = [v for v in lost if v.in_place and _is_changed(v)]
     gone = [v for v in lost if v.in_place and v not in changed]
     elsewhere = [v for v in lost if not v.in_place and v.change is not Change.RENAMED]

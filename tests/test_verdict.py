@@ -467,7 +467,10 @@ def test_what_went_as_announced_is_no_failure_and_is_kept_beside_the_session(
     assert (kept.destroyed, kept.announced) == ({"public._cdc_users": "dropped"}, ("public._cdc_users",))
     sentence = "Gone as announced: public._cdc_users (dropped); 1 row was written to CDC tables meanwhile."
     assert kept.sentence == sentence
-    assert f"The migration is done. {sentence}" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"The migration is done. {sentence}" in said
+    back = f"cdc-backup restore --session {backed.result.session.name} --table public._cdc_users"
+    assert f"If that was not meant, this brings it back: {back}" in said
 
 
 def test_a_verdict_of_an_older_version_is_still_read(tmp_path: Path) -> None:
