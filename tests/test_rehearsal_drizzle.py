@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from backup.errors import UsageError
 from backup.migration.command import MigrationCommand
 from backup.migration.redirect import why_not
 from backup.postgres.embedded import Server
 from tests.chain import CDC_BACKUP, Project, end, new_project
 from tests.drizzle_projects import DrizzleVersion, edit_schema, make_project
+from tests.servers import fresh_database
 from tests.sessions import dump, reached
 from tests.test_push_safe import CDC_ONLY, SHOP, write_migration
 from tests.test_rehearsal import foreseen, happened
@@ -168,6 +170,21 @@ def test_a_config_that_does_not_follow_the_variable_is_refused_and_its_database_
     assert len(shop.published) == 1, "the backup comes first"
 
 
+@one_version
+def test_a_config_that_names_another_database_of_the_same_server_is_not_run_at_all(shop: Project) -> None:
+    with fresh_database(shop.database.server) as other:
+        other.execute(SHOP)
+        before = dump(other)
+        config = shop.folder / "drizzle.config.ts"
+        config.write_text(config.read_text().replace("process.env.DATABASE_URL!", repr(other.url)))
+        ended = shop.cdc("push-safe", "--yes", "--", "--force")
+        assert ended.code == 2, ended.said
+        told = " ".join(ended.said.split())
+        assert f"drizzle.config.ts names {other.name} on localhost:{other.server.port} as it is" in told
+        assert "The migration was not started." in told
+        assert dump(other) == before
+
+
 def why_not_rehearsed(project: Project, verb: str, environment: Mapping[str, str], *, shared: bool = True) -> str:
     """Why this verb of drizzle-kit is not rehearsed, as far as that is known before anything runs."""
     return why_not(
@@ -183,7 +200,10 @@ def why_not_rehearsed(project: Project, verb: str, environment: Mapping[str, str
 @one_version
 def test_a_config_that_means_another_database_or_what_all_databases_share_is_not_rehearsed(shop: Project) -> None:
     elsewhere = shop.environment(DATABASE_URL=shop.database.server.url("elsewhere"))
-    assert "names elsewhere on localhost" in why_not_rehearsed(shop, "push", elsewhere)
+    with pytest.raises(UsageError, match="names elsewhere on localhost"):
+        why_not_rehearsed(shop, "push", elsewhere)
+    pooled = shop.environment(DATABASE_URL=shop.database.url.replace(f":{shop.database.server.port}/", ":6432/"))
+    assert "on localhost:6432 as it is" in why_not_rehearsed(shop, "push", pooled)
     config = shop.folder / "drizzle.config.ts"
     config.write_text(config.read_text().replace("dialect:", "entities: { roles: true }, dialect:"))
     assert "entities.roles" in why_not_rehearsed(shop, "push", shop.environment())

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from backup.errors import DatabaseError
+from backup.errors import DatabaseError, UsageError
 from backup.migration.command import MigrationCommand
 from backup.migration.drizzle import is_drizzle, verb_of
 from backup.migration.drizzle_project import SENTINEL, find_config, find_kit, named_database, place_of
@@ -132,6 +132,9 @@ def why_not(
         by_pg: what `leads_by_pg` says.
         shared: whether the scratch database may be on the real server, so that what all of its databases share
             is in reach.
+
+    Raises:
+        UsageError: it would run on another database than the one that is backed up.
     """
     tool = tool_of(command.argv)
     if by_pg is False and tool in (Tool.PSQL, Tool.OTHER):
@@ -187,11 +190,20 @@ def _why_not_drizzle(
     for loaded in (named, today):
         if loaded.place is None:
             return f"which database {config.name} names could not be found out: {loaded.reason}"
-    if named.place != place_of(Database.from_url(SENTINEL, "the sentinel")):
-        return f"{config.name} does not follow {variable}: it names {named.place}, whatever that says"
     real = place_of(database) or place_of(database.named(database.name))
     if today.place != real:
-        return f"{config.name} names {today.place} as it is, and the database to be backed up is {real}"
+        differing = f"{config.name} names {today.place} as it is, and the database to be backed up is {real}"
+        # By another host or port it can be the same database, through a pooler for one.
+        if today.place and real and (today.place.host, today.place.port) == (real.host, real.port):
+            raise UsageError(
+                f"{differing}.",
+                untouched="The migration was not started.",
+                remedy=f"Let {config.name} take its url from process.env.{variable}, and set that in one place;"
+                " --no-rehearse runs it even so.",
+            )
+        return differing
+    if named.place != place_of(Database.from_url(SENTINEL, "the sentinel")):
+        return f"{config.name} does not follow {variable}: it names {named.place}, whatever that says"
     if shared and today.roles and verb_of(command.argv) == "push":
         return (
             f"{config.name} lets push manage roles (entities.roles), which are there for all databases of a server "
