@@ -34,7 +34,7 @@ from backup.session.write import write_session
 from backup.settings import Compression
 from tests.restoring import bring_back, done, drill, everything
 from tests.servers import FreshDatabase, fresh_database
-from tests.sessions import clients_for, reached, restore, restore_well, rows, snapshot
+from tests.sessions import clients_for, reached, restore, restore_well, rows, snapshot, write
 from tests.test_chain import small_disk
 
 TABLES = """
@@ -623,11 +623,12 @@ def test_a_delta_is_listed_and_goes_with_its_session_and_one_without_is_told_and
     root = small.session.path.parent
     small.database.execute("insert into _cdc_k values (4, 'd')")
     small.save()
+    newer = write(small.database, root)
     review = review_sessions(root, retention_days=0, keep_last=0)
     show_sessions(Report(), root, review)
     assert "+1 row in its delta" in " ".join("".join(capsys.readouterr()).split())
     assert prune_sessions(review) == (small.session.path,)
-    assert list(root.iterdir()) == []
+    assert list(root.iterdir()) == [newer.path]
     lonely = root / "backup_2025-01-01T00-00-00-000Z.delta"
     lonely.mkdir()
     assert lonely_deltas(root) == (lonely,)

@@ -451,7 +451,7 @@ class Guard:
         # Who makes a partition has to have the partitioned table for himself, and who makes a table anew its name.
         if holding.met_namesake or any(self._tables[oid].kind is Kind.PARTITIONED for oid in regained):
             self._adopt(holding)
-            self._note_regained(holding.regain())
+            self._note_regained(holding.keep_namesakes())
 
     def _adopt(self, holding: Holding) -> None:
         """Hold tables, partitions above all, that were made since."""

@@ -56,8 +56,7 @@ class Holding:
     deadlock. `outside` are the tables that were let go and may come back. A connection that holds nothing stands in
     the queue for each from before it is let go, so that it is ours again when the transaction that took it ends.
     `slipped` says of tables why something can have happened to them before they were held again: a queue is for a
-    name, and not all can be queued for. `met_namesake`: another table was met under the name of one that was let go.
-    `watch` holds nothing, and looks.
+    name, and not all can be queued for. `watch` holds nothing, and looks.
     """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
@@ -67,7 +66,6 @@ class Holding:
         self._most = len(self._holders) + count_free(self.watch) // _LEFT
         self.outside: dict[int, Table] = {}
         self.slipped: dict[int, str] = {}
-        self.met_namesake = False
         self._astray: set[int] = set()
         self._taken_by: dict[int, str] = {}
         self._apart: Collection[int] = ()
@@ -192,7 +190,6 @@ class Holding:
         """
         back = {table.oid for holder in self._holders if (table := holder.arrived(self.watch))}
         missed = {holder.missed.oid for holder in self._holders if holder.missed}
-        self.met_namesake = any(holder.missed and holder.met_namesake for holder in self._holders)
         if not self.outside or not (back or missed or all_of_them):
             return {}
         standing = find_standing(self.watch, list(self.outside))
@@ -214,6 +211,26 @@ class Holding:
         awaited = {holder.awaited.oid for holder in self._holders if holder.awaited}
         self._stand_in_queue(table for oid, table in self.outside.items() if oid not in awaited)
         return {oid: standing[oid] for oid in back if oid in standing}
+
+    @property
+    def met_namesake(self) -> bool:
+        """Whether another table was met under the name of one that was let go, and is locked."""
+        return any(holder.namesake for holder in self._holders)
+
+    def keep_namesakes(self) -> dict[int, Standing]:
+        """Hold such tables on, those that may come back; how they stand now, by OID."""
+        kept: dict[int, Table] = {}
+        for holder in self._holders:
+            if holder.namesake:
+                name = (holder.namesake.schema, holder.namesake.name)
+                found = {oid: table for oid, table in self.outside.items() if (table.schema, table.name) == name}
+                if found and are_named(self.watch, found):
+                    holder.namesake, holder.held = None, found
+                    kept |= found
+                else:
+                    holder.let_go()
+        self.outside = {oid: table for oid, table in self.outside.items() if oid not in kept}
+        return find_standing(self.watch, list(kept)) if kept else {}
 
     def gather(self, *, all_of_them: bool = False) -> None:
         """Bring together what several connections hold, so that some are free; also those apart, if `all_of_them`."""
