@@ -14,7 +14,6 @@ import pytest
 from psycopg import sql
 
 from backup.errors import BackupError
-from backup.migration import guard as guarding
 from backup.migration.guard import ALONE, Guard, Saved, held_up
 from backup.postgres.database import Database
 from backup.postgres.embedded import DISPOSABLE, Server, embedded_binaries, start_server
@@ -467,27 +466,6 @@ def test_a_partition_that_is_made_meanwhile_is_held_and_saved_too(database: Fres
         connection.execute("drop table _cdc_c")
     assert kept.rows["_cdc_c_2"] == [1500]
     assert guard.gaps == {}
-
-
-def test_a_table_that_is_made_anew_under_the_same_name_is_held_when_that_is_met(
-    database: FreshDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    database.execute(TABLES)
-    monkeypatch.setattr(guarding, "_ADOPTION", 1e9)
-    kept = Kept()
-    anew = "alter table _cdc_a rename to old; create table _cdc_a (like old); drop table old"
-    held = "select from pg_locks where relation = '_cdc_a'::regclass and mode = 'AccessShareLock' and granted"
-    with guarded(database, kept), database.connect() as connection:
-        for number in (1, 2):
-            connection.execute("begin")
-            connection.execute(anew)
-            connection.execute("commit")
-            deadline = time.monotonic() + PATIENCE
-            while not connection.execute(held).fetchall():
-                assert time.monotonic() < deadline
-            connection.execute("insert into _cdc_a values (%s)", [number])
-        connection.execute("drop table _cdc_a")
-    assert kept.rows["_cdc_a"] == [2]
 
 
 def test_each_of_its_connections_may_be_lost(database: FreshDatabase) -> None:

@@ -448,10 +448,9 @@ class Guard:
         regained = holding.regain(all_of_them=all_of_them)
         self._note_regained(regained)
         self.gaps |= holding.slipped
-        # Who makes a partition has to have the partitioned table for himself, and who makes a table anew its name.
-        if holding.met_namesake or any(self._tables[oid].kind is Kind.PARTITIONED for oid in regained):
+        # Who makes a partition has to have the partitioned table for himself.
+        if any(self._tables[oid].kind is Kind.PARTITIONED for oid in regained):
             self._adopt(holding)
-            self._note_regained(holding.keep_namesakes())
 
     def _adopt(self, holding: Holding) -> None:
         """Hold tables, partitions above all, that were made since."""

@@ -212,26 +212,6 @@ class Holding:
         self._stand_in_queue(table for oid, table in self.outside.items() if oid not in awaited)
         return {oid: standing[oid] for oid in back if oid in standing}
 
-    @property
-    def met_namesake(self) -> bool:
-        """Whether another table was met under the name of one that was let go, and is locked."""
-        return any(holder.namesake for holder in self._holders)
-
-    def keep_namesakes(self) -> dict[int, Standing]:
-        """Hold such tables on, those that may come back; how they stand now, by OID."""
-        kept: dict[int, Table] = {}
-        for holder in self._holders:
-            if holder.namesake:
-                name = (holder.namesake.schema, holder.namesake.name)
-                found = {oid: table for oid, table in self.outside.items() if (table.schema, table.name) == name}
-                if found and are_named(self.watch, found):
-                    holder.namesake, holder.held = None, found
-                    kept |= found
-                else:
-                    holder.let_go()
-        self.outside = {oid: table for oid, table in self.outside.items() if oid not in kept}
-        return find_standing(self.watch, list(kept)) if kept else {}
-
     def gather(self, *, all_of_them: bool = False) -> None:
         """Bring together what several connections hold, so that some are free; also those apart, if `all_of_them`."""
         if all_of_them:

@@ -191,12 +191,11 @@ class Holder:
         self.held: dict[int, Table] = {}
         self.awaited: Table | None = None
         self.missed: Table | None = None
-        self.namesake: Table | None = None
 
     @property
     def free(self) -> bool:
         """Whether it holds nothing and waits for nothing."""
-        return not self.held and self.awaited is None and self.namesake is None
+        return not self.held and self.awaited is None
 
     def add(self, tables: Mapping[int, Table], watch: Connection, *, timeout: float | None = None) -> bool:
         """Lock further tables; False, with none of them locked, where one is taken, wanted by another, or gone.
@@ -255,7 +254,7 @@ class Holder:
         except psycopg.Error:
             if not self.connection.closed:  # the server ended the transaction of a lost one
                 raise
-        self.awaited, self.namesake, self.held = None, None, {}
+        self.awaited, self.held = None, {}
 
     def queue(self, table: Table) -> None:
         """Stand in the queue for a table that another one has for himself; `arrived` tells when it is ours.
@@ -269,8 +268,7 @@ class Holder:
     def arrived(self, watch: Connection) -> Table | None:
         """The table that was waited for, once it is ours; None while it is not, and when it never will be.
 
-        `missed` is it then: its name is nobody's, or another table's by now; that is locked then, and it is the
-        `namesake`.
+        `missed` is it then: its name is nobody's, or another table's by now.
 
         Raises:
             OperationalError: of psycopg, the connection is lost.
@@ -283,16 +281,13 @@ class Holder:
         locked = True
         while result := pgconn.get_result():
             locked = locked and result.status == pq.ExecStatus.COMMAND_OK
-        if locked:
+        if locked and are_named(watch, {table.oid: table}):
             self.connection.execute("savepoint held")
-            if are_named(watch, {table.oid: table}):
-                self.held[table.oid] = table
-                return table
-            self.namesake = table
-        else:
-            self.let_go()
-            if self.connection.closed:
-                raise psycopg.OperationalError(f"the connection that stood in the queue for {table} was lost")
+            self.held[table.oid] = table
+            return table
+        self.let_go()
+        if self.connection.closed:
+            raise psycopg.OperationalError(f"the connection that stood in the queue for {table} was lost")
         self.missed = table
         return None
 
