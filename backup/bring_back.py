@@ -42,11 +42,13 @@ def restore_into(
     report.say(f"{session.name}: {manifest.database} on {manifest.host}, {manifest.created:%Y-%m-%d %H:%M:%S} UTC")
     with _held(session, report):
         delta = None if without_delta else _delta(session, chosen, report)
-        plan = _look(database, session, chosen)
+        plan, here = _look(database, session, chosen)
         result.plan = plan
-        idle = _idle(plan, mode, delta)
-        _announce(database, session, plan, mode, idle, report)
-        _refuse(plan, mode, idle, even_renamed=even_renamed)
+        full = {table.oid for table in (delta.tables if delta else ())}
+        for p in plan if mode is RestoreMode.MISSING else ():
+            p.idle = p.state is State.CHANGED and not p.saved.rows and p.saved.oid not in full
+        _announce(database, session, plan, mode, report)
+        _refuse(plan, mode, even_renamed=even_renamed)
         if plan_only:
             result.status = Status.DRY_RUN
             return
@@ -68,12 +70,12 @@ def restore_into(
             )
         for table in plan:
             table.done = done.get(table.saved.oid, Restored(added=0, differ=0, removed=0))
-        _tell(plan, mode, session, idle, report, proven=drill is not None)
+        _tell(plan, mode, session, report, proven=drill is not None)
         for line in warnings.splitlines():
             report.warn(f"  {line}")
         if mode is not RestoreMode.ASIDE:
             try:
-                _keep(database, session, plan, report, without_delta=without_delta)
+                _keep(database, here, session, plan, report, without_delta=without_delta)
             except (OSError, BackupError) as error:
                 report.warn(f"It could not be noted beside the session that it was restored: {error}")
         result.status = Status.RESTORED
@@ -131,7 +133,7 @@ def _proof(session: Session, report: Report) -> Drill | None:
 
 
 def _keep(
-    database: Database, session: Session, plan: Sequence[TablePlan], report: Report, *, without_delta: bool
+    database: Database, here: str, session: Session, plan: Sequence[TablePlan], report: Report, *, without_delta: bool
 ) -> None:
     """Put beside the session which tables are what they were, where they were: prune may then let it go one day.
 
@@ -139,15 +141,11 @@ def _keep(
     the same address has another one: it has to be both.
     """
     manifest = session.manifest
-    with database.connect() as connection:
-        here = identify(connection)
-    if (database.host, database.name) != (manifest.host, manifest.database) or (
-        here and manifest.database_id and here != manifest.database_id
-    ):
+    at_home = manifest.is_at(database.host, database.name)
+    if not at_home or (here and manifest.database_id and here != manifest.database_id):
         report.warn(
-            f"It is not noted as restored: the session is of {manifest.database} on {manifest.host}, and by its "
-            f"{'identifier' if (database.host, database.name) == (manifest.host, manifest.database) else 'address'}"
-            " this may be another database."
+            f"It is not noted as restored: the session is of {manifest.database} on {manifest.host}, and by its"
+            f" {'identifier' if at_home else 'address'} this may be another database."
         )
         return
     delta = read_delta(session.path) if without_delta else None
@@ -155,7 +153,7 @@ def _keep(
     back = [
         p.saved.qualified
         for p in plan
-        if p.done and not p.done.differ and p.state is not State.CHANGED and p.saved.oid not in passed_over
+        if p.done and not p.done.differ and not p.idle and p.saved.oid not in passed_over
     ]
     before = Restore.read(session.path)
     now = dict.fromkeys(back, datetime.now(UTC))
@@ -179,8 +177,8 @@ def _choose(session: Session, names: Sequence[str]) -> tuple[SavedTable, ...]:
     return tuple(t for t in tables if t.qualified in chosen)
 
 
-def _look(database: Database, session: Session, chosen: Sequence[SavedTable]) -> tuple[TablePlan, ...]:
-    """How each table stands in the database today."""
+def _look(database: Database, session: Session, chosen: Sequence[SavedTable]) -> tuple[tuple[TablePlan, ...], str]:
+    """How each table stands in the database today, and which database in the world that is, as `identify` has it."""
     names = [(t.schema_name, t.name) for t in chosen]
     with database.connect() as connection:
         connection.execute("set row_security = off")
@@ -188,7 +186,8 @@ def _look(database: Database, session: Session, chosen: Sequence[SavedTable]) ->
         others = find_others_by(connection, names)
         by_name = {(table.schema, table.name): table for table in found}
         by_oid = {table.oid: table for table in found}
-        same_database = session.manifest.database_id == identify(connection) != ""
+        here = identify(connection)
+        same_database = session.manifest.database_id == here != ""
         plan = tuple(
             _plan(saved, by_name.get(name), by_oid.get(saved.oid), others.get(name), same_database=same_database)
             for saved, name in zip(chosen, names, strict=True)
@@ -199,7 +198,7 @@ def _look(database: Database, session: Session, chosen: Sequence[SavedTable]) ->
         counts = count_rows(connection, today)
     for p in plan:
         p.rows_today = counts[p.oid].rows if p.oid in counts else None
-    return plan
+    return plan, here
 
 
 def _plan(
@@ -228,23 +227,8 @@ def _plan(
     return TablePlan(saved=saved, state=State.THERE, oid=there.oid)
 
 
-def _idle(plan: Sequence[TablePlan], mode: RestoreMode, delta: Delta | None) -> frozenset[int]:
-    """The tables with which nothing is done: they are not what they were, and there are no rows that would not fit."""
-    full = {table.oid for table in (delta.tables if delta else ())}
-    return frozenset(
-        p.saved.oid
-        for p in plan
-        if mode is RestoreMode.MISSING and p.state is State.CHANGED and not p.saved.rows and p.saved.oid not in full
-    )
-
-
 def _announce(
-    database: Database,
-    session: Session,
-    plan: Sequence[TablePlan],
-    mode: RestoreMode,
-    idle: frozenset[int],
-    report: Report,
+    database: Database, session: Session, plan: Sequence[TablePlan], mode: RestoreMode, report: Report
 ) -> None:
     report.say(f"Into {database}, mode {mode}:")
     report.table(
@@ -255,7 +239,7 @@ def _announce(
                 f"{p.state}: {p.detail}" if p.detail else p.state,
                 "-" if p.rows_today is None else f"{p.rows_today:,}",
                 f"{p.saved.rows:,}",
-                "nothing: the backup has no rows of it" if p.saved.oid in idle else _will_do(p, mode, session),
+                "nothing: the backup has no rows of it" if p.idle else _will_do(p, mode, session),
             )
             for p in plan
         ],
@@ -278,11 +262,11 @@ def _will_do(plan: TablePlan, mode: RestoreMode, session: Session) -> str:
             return "missing rows are added"
 
 
-def _refuse(plan: Sequence[TablePlan], mode: RestoreMode, idle: frozenset[int], *, even_renamed: bool) -> None:
+def _refuse(plan: Sequence[TablePlan], mode: RestoreMode, *, even_renamed: bool) -> None:
     if mode is RestoreMode.ASIDE:
         return
     renamed = [p for p in plan if p.state is State.RENAMED and not even_renamed]
-    changed = [p for p in plan if p.state is State.CHANGED and p.saved.oid not in idle]
+    changed = [p for p in plan if p.state is State.CHANGED and not p.idle]
     if renamed:
         raise RestoreError(
             "The migration did not drop, it renamed: "
@@ -338,19 +322,11 @@ def _fingerprints(session: Session, drill: Drill | None) -> dict[int, str]:
     return {oids[name]: fingerprint for name, fingerprint in seen.items() if name in oids}
 
 
-def _tell(
-    plan: Sequence[TablePlan],
-    mode: RestoreMode,
-    session: Session,
-    idle: frozenset[int],
-    report: Report,
-    *,
-    proven: bool,
-) -> None:
+def _tell(plan: Sequence[TablePlan], mode: RestoreMode, session: Session, report: Report, *, proven: bool) -> None:
     for p in plan:
         name = f"{p.saved.schema_name}.{p.saved.name}"
         assert p.done is not None  # noqa: S101 - every plan was given what was done
-        if p.saved.oid in idle:
+        if p.idle:
             report.say(f"  {name}: left as it is: it {p.detail}, and the backup has no rows of it")
         elif mode is RestoreMode.ASIDE:
             aside = aside_name(p.saved.schema_name, p.saved.name)
@@ -367,7 +343,7 @@ def _tell(
     whose = "the backup's" if differ else "their"
     proof = f"and {whose} rows have the fingerprints that the drill saw"
     how = proof if proven else "counted; the session is not drilled"
-    report.say(f"Restored {plural(len(plan) - len(idle), 'table')} in one transaction, {how}.", "bold green")
+    report.say(f"Restored {plural(sum(not p.idle for p in plan), 'table')} in one transaction, {how}.", "bold green")
     if differ:
         report.warn(
             f"Not what they were: {', '.join(map(visible, differ))}. --mode aside brings the backup's rows beside those"

@@ -25,7 +25,7 @@ from backup.profile import step
 from backup.reach import Reach
 from backup.report import Report, plural, size, visible
 from backup.result import Result, Status
-from backup.session.folder import Session, folder_size, is_partial, list_sessions, new_session, open_session
+from backup.session.folder import Session, each_session, folder_size, is_partial, new_session, open_session
 from backup.session.prune import Kept, prune_sessions, review_sessions
 from backup.session.restore import RestoreMode
 from backup.session.summary import would_gain_by_copy
@@ -499,9 +499,8 @@ class CDCBackup:
 
     def _tell_vanished(self, database: Database, snapshot: Snapshot) -> None:
         """Say which tables the newest session of this database holds, and the database does not any more."""
-        sessions = (one for one in list_sessions(self.settings.path) if not one.problem)
-        manifests = (one.manifest for one in sessions if one.manifest)
-        newest = next((m for m in manifests if (m.host, m.database) == (database.host, database.name)), None)
+        complete = (one.manifest for one in each_session(self.settings.path) if one.manifest and not one.problem)
+        newest = next((manifest for manifest in complete if manifest.is_at(database.host, database.name)), None)
         there = {str(table) for table in snapshot.tables}
         gone = [table.qualified for table in newest.tables if table.qualified not in there] if newest else []
         if newest and gone:

@@ -67,7 +67,8 @@ class State(StrEnum):
 class TablePlan:
     """What a restore has to do with a table; `done` once it did.
 
-    `oid` is that of the table of today, `rows_today` None where it has none or the role may not count them.
+    `oid` is that of the table of today, `rows_today` None where it has none or the role may not count them. It is
+    `idle` where nothing is done: the table is not what it was, and there are no rows that would not fit.
     """
 
     saved: SavedTable
@@ -75,6 +76,7 @@ class TablePlan:
     oid: int | None = None
     rows_today: int | None = None
     detail: str = ""
+    idle: bool = False
     done: Restored | None = None
 
 

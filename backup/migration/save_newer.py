@@ -112,7 +112,7 @@ class SaveNewer:
     def _save(self, connection: Connection, table: Table, now: Table, newer: _Newer) -> Saved:
         instead, known = table.oid in self._held_since, table.oid in self.counts
         if not newer.rows and not instead:
-            return Saved(rows=0, there=newer.there)
+            return Saved(rows=0)
         if known and shape(now) == shape(table):
             with self._copied(connection, now, copied_columns(table), newer.where) as chunks:
                 self.writer.save(
@@ -123,13 +123,13 @@ class SaveNewer:
                     merged=newer.merged,
                     instead=instead,
                 )
-            return Saved(rows=newer.rows, there=newer.there)
+            return Saved(rows=newer.rows)
         columns = copied_columns(now)
         with self._copied(connection, now, columns, newer.where) as chunks:
             file = self.writer.keep_aside(now, columns, chunks)
         why = "its columns were changed meanwhile" if known else "it was made after the backup"
         missed = f"{why}, so no restore brings back by itself what {file} in the delta holds"
-        return Saved(rows=newer.rows, missed=missed, there=newer.there)
+        return Saved(rows=newer.rows, missed=missed)
 
     @contextmanager
     def _copied(

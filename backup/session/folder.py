@@ -119,6 +119,10 @@ class Manifest(BaseModel):
         """How the tables' files are compressed, which is the same for all."""
         return next((table.compression for table in self.tables if table.packed), None)
 
+    def is_at(self, host: str, name: str) -> bool:
+        """Whether it is of the database of this name at this address."""
+        return (self.host, self.database) == (host, name)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
@@ -265,8 +269,13 @@ def open_session(path: Path) -> Session:
 
 def list_sessions(root: Path) -> tuple[Listed, ...]:
     """All sessions in `root`, newest first, with those that are not complete."""
+    return tuple(each_session(root))
+
+
+def each_session(root: Path) -> Iterator[Listed]:
+    """The sessions of `list_sessions`, each read when it is asked for."""
     if not root.is_dir():
-        return ()
+        return
     names = sorted(
         # A link is somebody else's, whatever its name.
         (
@@ -277,7 +286,7 @@ def list_sessions(root: Path) -> tuple[Listed, ...]:
         key=lambda path: path.name.removeprefix(_PARTIAL),
         reverse=True,
     )
-    return tuple(map(_look, names))
+    yield from map(_look, names)
 
 
 def file_names(tables: Iterable[tuple[str, str]]) -> list[str]:

@@ -39,8 +39,7 @@ class Kept:
 
     def is_at(self, host: str, name: str) -> bool:
         """Whether that database was at this address."""
-        manifest = self.listed.manifest
-        return manifest is not None and (manifest.host, manifest.database) == (host, name)
+        return self.listed.manifest is not None and self.listed.manifest.is_at(host, name)
 
     @property
     def restored(self) -> bool:
