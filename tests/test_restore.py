@@ -43,6 +43,13 @@ def session(database: FreshDatabase, tmp_path: Path) -> Session:
     return write(database, tmp_path / "sessions")
 
 
+@pytest.fixture
+def in_its_project(database: FreshDatabase, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder is that of the sessions' folder, and the environment names the database."""
+    monkeypatch.setenv("DATABASE_URL", database.url)
+    monkeypatch.chdir(session.path.parent.parent)
+
+
 def recipe(database: FreshDatabase, session: Session, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `cdc-backup` for the database, without a terminal."""
     return subprocess.run(
@@ -289,11 +296,8 @@ def test_an_application_that_writes_meanwhile_loses_nothing(database: FreshDatab
     assert rows(database, "_cdc_a") == ["(1,x)", "(2,y)", "(3,new)"]
 
 
-def test_without_a_session_the_newest_is_taken_or_one_that_is_owed(
-    database: FreshDatabase, session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", database.url)
-    monkeypatch.chdir(session.path.parent.parent)
+@pytest.mark.usefixtures("in_its_project")
+def test_without_a_session_the_newest_is_taken_or_one_that_is_owed(database: FreshDatabase, session: Session) -> None:
     newer = write(database, session.path.parent)
 
     def taken() -> str:
@@ -420,11 +424,10 @@ def test_a_psql_that_leaves_something_out_is_not_believed(
         )
 
 
+@pytest.mark.usefixtures("in_its_project")
 def test_a_newer_session_that_is_passed_over_is_named(
-    database: FreshDatabase, session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    database: FreshDatabase, session: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", database.url)
-    monkeypatch.chdir(session.path.parent.parent)
     newer = write(database, session.path.parent)
     lost = {"public._cdc_a": "dropped"}
     verdict = Verdict(moment=session.manifest.created, command="a test", destroyed=lost)
@@ -437,11 +440,10 @@ def test_a_newer_session_that_is_passed_over_is_named(
     assert f"{newer.name} is newer, and passed over, because what the migration after {session.name} destroyed" in said
 
 
+@pytest.mark.usefixtures("in_its_project")
 def test_a_session_of_a_copy_at_another_address_is_not_taken_for_this_database(
-    database: FreshDatabase, session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    database: FreshDatabase, session: Session, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", database.url)
-    monkeypatch.chdir(session.path.parent.parent)
     copy = write(database, session.path.parent)
     manifest = json.loads((copy.path / "manifest.json").read_text())
     (copy.path / "manifest.json").write_text(json.dumps(manifest | {"host": "staging:5432"}))
