@@ -197,6 +197,14 @@ def test_what_looks_like_a_cdc_table_and_is_none_is_known(database: FreshDatabas
     assert sorted(everywhere) == case
 
 
+def test_tables_that_are_known_are_not_read_again(database: FreshDatabase) -> None:
+    database.execute("create table _cdc_known (id int); create table _cdc_new (id int)")
+    with reached(database).connect() as connection:
+        known, new = find_tables(connection, prefix=PREFIX, schemas="*")
+        assert find_tables(connection, [known.oid], prefix=PREFIX, schemas="*") == (new,)
+        assert find_tables(connection, [new.oid, known.oid], prefix=PREFIX, schemas="*") == ()
+
+
 def test_the_same_name_in_two_schemas_is_two_tables(database: FreshDatabase, tmp_path: Path) -> None:
     database.execute("""
         create schema audit; create schema "AUDIT";

@@ -17,7 +17,7 @@ from backup.postgres.locks import Standing, Waiting, find_standing, find_waiting
 from backup.postgres.tables import Connection, Kind, Table, digest_names
 from backup.session.statements import one_line
 
-_PAUSE = 0.01
+_PAUSE = 0.005
 """Seconds between two looks."""
 
 _SHARE = 4
@@ -85,8 +85,8 @@ LetGo = Callable[[Iterable[int]], None]
 Decide = Callable[[Waiting, Table], str]
 """Why a statement that waits for the table must not have it; empty where it may."""
 
-Find = Callable[[Connection], Sequence[Table]]
-"""Finds the CDC tables that there are."""
+Find = Callable[[Connection, Collection[int]], Sequence[Table]]
+"""Finds the CDC tables that there are, without those whose OIDs are known."""
 
 Tell = Callable[[str], None]
 """Says what cannot wait until the command has ended."""
@@ -206,7 +206,7 @@ class Guard:
                 untouched="The migration was not started.",
                 remedy="Run this again when it is over.",
             )
-        if not holding.take(self._tables.values(), lock_timeout) or not self._are_still(self._find(watch)):
+        if not holding.take(self._tables.values(), lock_timeout) or not self._are_still(self._find(watch, ())):
             raise BackupError(
                 "The CDC tables are not what they were a moment ago: one was created, dropped or altered since, "
                 f"or is locked for longer than lock_timeout ({lock_timeout:g} s).",
@@ -457,7 +457,8 @@ class Guard:
         self._look_again_at = time.monotonic() + _ADOPTION
         if (digest := digest_names(holding.watch)) == self._digest:
             return
-        new = {t.oid: t for t in self._find(holding.watch) if t.oid not in self._tables and t.kind is not Kind.FOREIGN}
+        found = self._find(holding.watch, self._tables)
+        new = {table.oid: table for table in found if table.kind is not Kind.FOREIGN}
         self._tables |= new
         holding.outside |= new
         self._digest = digest

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import ceil
 
 from backup.errors import DatabaseError
 from backup.postgres.locks import (
@@ -36,6 +37,9 @@ _MANY = 32
 
 _APART = 8
 """As many more."""
+
+_PARTS = 4
+"""Of so many tables, what is held on when one is let go is a part only: so many connections hold as many each."""
 
 _LEFT = 4
 """Of the connections that the server has free then, one in so many is taken at most; the application has the others."""
@@ -87,8 +91,15 @@ class Holding:
 
     def take(self, tables: Iterable[Table], timeout: float) -> bool:
         """Hold the tables; False where one of them cannot be had within so many seconds."""
-        taken = self._main.add({table.oid: table for table in tables}, self.watch, timeout=timeout)
-        self._make_ready()
+        # What is likely to be wanted together, one by one, is held by one connection.
+        in_order = sorted(tables, key=lambda table: table.oid)
+        self._make_ready(len(in_order))
+        size = max(1, ceil(len(in_order) / self._parts))
+        taken = all(
+            self._main.add({t.oid: t for t in in_order[start : start + size]}, self.watch, timeout=timeout)
+            for start in range(0, len(in_order), size)
+        )
+        self._make_ready(len(in_order))
         return taken
 
     def let_go(
@@ -171,7 +182,7 @@ class Holding:
         held = self.held
         gone = {oid: table for holder in lost for oid, table in holder.held.items() if oid not in held}
         self.outside |= gone
-        self._make_ready()
+        self._make_ready(len(held))
         return gone
 
     def leave(self) -> dict[int, Table]:
@@ -216,13 +227,13 @@ class Holding:
         """Bring together what several connections hold, so that some are free; also those apart, if `all_of_them`."""
         if all_of_them:
             self._apart = ()
-        main = self._main
+        main, mains = self._main, self._mains
         for holder in self._holders:
-            if holder is main or not holder.held or holder.awaited or holder.held.keys() <= set(self._apart):
+            if holder in mains or not holder.held or holder.awaited or holder.held.keys() <= set(self._apart):
                 continue
             if main.add(holder.held, self.watch):
                 holder.let_go()
-        self._make_ready()
+        self._make_ready(len(self.held))
 
     def end(self) -> None:
         """Let go of everything, and stand in no queue any more; a connection that does cannot be closed in order."""
@@ -240,10 +251,20 @@ class Holding:
             holder.held = {oid: _named(table, standing[oid]) for oid, table in holder.held.items() if oid in standing}
 
     @property
+    def _parts(self) -> int:
+        """How many connections share what is to be held."""
+        return _PARTS if len(self._holders) >= _CONNECTIONS + _PARTS else 1
+
+    @property
+    def _mains(self) -> list[Holder]:
+        """Those that hold the most."""
+        able = [holder for holder in self._holders if not holder.awaited] or self._spares(1)
+        return sorted(able, key=lambda holder: len(holder.held), reverse=True)[: self._parts]
+
+    @property
     def _main(self) -> Holder:
-        """Who holds the most."""
-        able = [holder for holder in self._holders if not holder.awaited]
-        return max(able, key=lambda holder: len(holder.held)) if able else self._spares(1)[0]
+        """Who is to hold what comes: of those that hold the most, who holds the least."""
+        return self._mains[-1]
 
     def _spares(self, number: int) -> list[Holder]:
         """So many connections that hold nothing."""
@@ -264,9 +285,10 @@ class Holding:
             queued.append(free[0])
         return queued
 
-    def _make_ready(self) -> None:
+    def _make_ready(self, tables: int) -> None:
+        """Connect as often as so many tables need it."""
         wanted = min(_READY - sum(holder.free for holder in self._holders), _CONNECTIONS - len(self._holders))
-        if len(self.held) > _MANY:
+        if tables > _MANY:
             wanted = _CONNECTIONS + _APART - len(self._holders)
         with suppress(DatabaseError):  # the server has no connection to spare
             for _ in range(min(wanted, self._most - len(self._holders))):
@@ -278,19 +300,21 @@ class Holding:
         As many of those `apart` as there are connections for get one each: who waits for it is known then by that.
         """
         with_others = {oid for holder in self._holders if holder not in letting for oid in holder.held}
-        rest = {o: t for holder in letting for o, t in holder.held.items() if o not in without and o not in with_others}
-        # One for what remains, one to be kept free, and those for the queues.
+        on = {oid for holder in letting for oid in holder.held} - set(without) - with_others
+        # One for what remains of each, one to be kept free, and those for the queues.
         queues = max(0, _QUEUES - sum(holder.awaited is not None for holder in self._holders))
-        free = max(0, sum(holder.free for holder in self._holders) - 2 - queues)
-        alone = [{oid: rest.pop(oid)} for oid in [oid for oid in apart if oid in rest][:free]]
-        parts = [part for part in (*alone, rest) if part]
+        free = max(0, sum(holder.free for holder in self._holders) - len(letting) - 1 - queues)
+        alone = [oid for oid in apart if oid in on][:free]
+        rest = [{o: t for o, t in holder.held.items() if o in on and o not in alone} for holder in letting]
+        held = self.held
+        parts = [part for part in (*({oid: held[oid]} for oid in alone), *rest) if part]
         spares = self._spares(len(parts))
         locked = all(spare.lock(part) for spare, part in zip(spares, parts, strict=True))
         locked = locked and are_named(self.watch, {oid: table for part in parts for oid, table in part.items()})
         for spare, part in zip(spares, parts, strict=True):
             spare.keep(part, locked=locked)
         if alone:
-            self._apart = {oid for tables in alone for oid in tables}
+            self._apart = alone
         return locked
 
     def _hold(self, tables: Mapping[int, Table]) -> set[int]:

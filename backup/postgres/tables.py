@@ -151,6 +151,7 @@ left join lateral (
                and m.amoplefttype = oc.opcintype and m.amoprighttype = oc.opcintype
            join pg_operator o on o.oid = m.amopopr join pg_namespace s on s.oid = o.oprnamespace
 ) keys on true
+where c.oid <> all(%(known)s::oid[])
 order by n.nspname, c.relname
 """
 
@@ -237,15 +238,18 @@ order by n.nspname, s.relname, drawn.relation
 _MISSING_SCHEMAS = "select s from unnest(%s::text[]) s where not exists (select from pg_namespace where nspname = s)"
 
 
-def find_tables(connection: Connection, *, prefix: str, schemas: Schemas) -> tuple[Table, ...]:
+def find_tables(
+    connection: Connection, known: Collection[int] = (), *, prefix: str, schemas: Schemas
+) -> tuple[Table, ...]:
     """All CDC tables of the database: by exact prefix in the schemas, with their partitions and children.
 
     Partitions and inheritance children belong to a CDC table whatever their names and schemas. Views,
-    materialized views, temporary tables and tables that are foreign by themselves do not count.
+    materialized views, temporary tables and tables that are foreign by themselves do not count. Those whose OIDs are
+    `known` are left out.
     """
     # `starts_with`, because in a LIKE pattern the prefix's underscores would match any character.
     named = None if schemas == "*" else list(schemas)
-    return _read(connection, _BY_PREFIX, {"prefix": prefix, "schemas": named})
+    return _read(connection, _BY_PREFIX, {"prefix": prefix, "schemas": named, "known": list(known)})
 
 
 def find_passed_over(connection: Connection, *, prefix: str, schemas: Schemas) -> tuple[tuple[str, str, bool], ...]:
@@ -261,7 +265,7 @@ def find_passed_over(connection: Connection, *, prefix: str, schemas: Schemas) -
 def find_tables_by(connection: Connection, oids: Sequence[int], names: Sequence[tuple[str, str]]) -> tuple[Table, ...]:
     """What there is under the OIDs, and under the names (schema, name)."""
     schemas, tables = zip(*names, strict=True) if names else ((), ())
-    parameters = {"oids": list(oids), "schemas": list(schemas), "names": list(tables)}
+    parameters = {"oids": list(oids), "schemas": list(schemas), "names": list(tables), "known": []}
     return _read(connection, _BY_IDENTITY, parameters)
 
 
