@@ -103,16 +103,49 @@ def test_rows_of_every_piece_of_sql_are_counted_as_copy(database: FreshDatabase,
     assert count_copied(_dump(database, tmp_path / "out")).rows == len(texts)
 
 
-@given(texts=st.lists(TEXTS, min_size=1, max_size=130), rows_per_insert=st.sampled_from([1, 10, 100]))
+@given(
+    texts=st.lists(TEXTS, min_size=1, max_size=130),
+    rows_per_insert=st.sampled_from([1, 10, 100]),
+    read_at_once=st.integers(1, 3000),
+)
 @settings(max_examples=15)
 def test_rows_of_any_texts_are_counted(
-    embedded_server: Server, tmp_path_factory: pytest.TempPathFactory, texts: list[str | None], rows_per_insert: int
+    embedded_server: Server,
+    tmp_path_factory: pytest.TempPathFactory,
+    texts: list[str | None],
+    rows_per_insert: int,
+    read_at_once: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("texts")
-    with fresh_database(embedded_server) as database:
+    with fresh_database(embedded_server) as database, pytest.MonkeyPatch.context() as patch:
         _fill(database, texts)
-        assert count_inserted(_dump(database, folder / "inserts", *_inserts(rows_per_insert))).rows == len(texts)
-        assert count_copied(_dump(database, folder / "copy")).rows == len(texts)
+        inserts = _dump(database, folder / "inserts", *_inserts(rows_per_insert))
+        copied = _dump(database, folder / "copy")
+        written = count_inserted(inserts)
+        assert written.rows == count_copied(copied).rows == len(texts)
+        patch.setattr("backup.session.rows._CHUNK", read_at_once)
+        assert count_inserted(inserts) == written
+        assert count_copied(copied).rows == len(texts)
+
+
+@pytest.mark.parametrize("read_at_once", [1, 10, 60, 100, 250, 1000])
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_where_a_piece_ends_makes_no_difference(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, read_at_once: int, last: int
+) -> None:
+    begin, file = 'INSERT INTO public._cdc_t (a, "b""c") VALUES\n', tmp_path / "rows.dat"
+    long = f"\t(6, '{'x' * 300}')"
+    rows = ("\t(1, 'x''y')", "\t(2, '''')", "\t(3, 'a\n\t(''),\n')", "\t(4, '')", f"\t(5, '\n{begin}\t(6);\n')", long)
+    kinds = [[0, 1, 0], [5], [0, 1, 3], [3, 3, 3, 3], [0, 2, 0], [1], [4, 4], [0, 0]]
+    kinds += kinds[:last]
+    texts = [begin + ",\n".join(rows[kind] for kind in statement) + ";\n" for statement in kinds]
+    file.write_text("".join(texts))
+    monkeypatch.setattr("backup.session.rows._CHUNK", read_at_once)
+    largest = max(len(text) for text, statement in zip(texts, kinds, strict=True) if len(statement) > 1)
+    assert count_inserted(file) == Written(rows=sum(map(len, kinds)), largest_statement=largest)
+    file.write_text("".join(texts)[:-1])
+    with pytest.raises(BackupError, match="middle of a statement"):
+        count_inserted(file)
 
 
 @pytest.mark.parametrize("rows_per_insert", [1, 3, 100])

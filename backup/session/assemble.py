@@ -4,11 +4,10 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 from backup.errors import BackupError
 from backup.session.dump import Rows
@@ -56,7 +55,9 @@ def assemble(
     if compression:
         target = target.with_name(target.name + SUFFIXES[compression])
         with rows.file.open("rb") as file:
-            packed, sha256 = pack(chain([before], _counted(file, length, counting), [after]), target, compression)
+            packed, sha256 = pack(
+                chain[bytes | memoryview]([before], counting.read(file, length), [after]), target, compression
+            )
         rows.file.unlink()
         to_disk(target)
     else:
@@ -67,7 +68,7 @@ def assemble(
         to_disk(target)
         sha256 = _read_again(target, len(before), length, counting)
     return Assembled(
-        path=target, sha256=sha256, offset=len(before), length=length, packed=packed, written=counting.end()
+        path=target, sha256=sha256, offset=len(before), length=length, packed=packed, written=counting.written
     )
 
 
@@ -103,21 +104,10 @@ def _read_again(path: Path, offset: int, length: int, counting: Counting) -> str
     digest = hashlib.sha256()
     with path.open("rb") as file:
         digest.update(file.read(offset))
-        for piece in _counted(file, length, counting):
+        for piece in counting.read(file, length):
             digest.update(piece)
         digest.update(file.read())
     return digest.hexdigest()
-
-
-def _counted(file: BinaryIO, length: int, counting: Counting) -> Iterator[bytes]:
-    """So many bytes of the file, counted as they go by."""
-    while length:
-        piece = file.read(min(_CHUNK, length))
-        if not piece:
-            raise BackupError(f"{file.name} became shorter while it was read.")
-        length -= len(piece)
-        counting.add(piece)
-        yield piece
 
 
 def _splice(source: Path, length: int, target: int) -> None:

@@ -42,7 +42,7 @@ class Packed(BaseModel):
     plain_sha256: str
 
 
-def pack(pieces: Iterable[bytes], target: Path, compression: Compression) -> tuple[Packed, str]:
+def pack(pieces: Iterable[bytes | memoryview], target: Path, compression: Compression) -> tuple[Packed, str]:
     """Write the pieces into a new file, with a checksum that the usual programs verify; and its own SHA-256."""
     compressor = (
         zlib.compressobj(_LEVELS["gzip"], wbits=_WITH_GZIP_HEADER)
