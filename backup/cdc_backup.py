@@ -6,6 +6,7 @@ What only some recipes need is imported by those: a plain backup is over before 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -21,11 +22,12 @@ from backup.errors import (
 )
 from backup.postgres.blindness import passed_over, refuse_blindness
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
+from backup.postgres.tables import find_tables_by
 from backup.profile import step
 from backup.reach import Reach
 from backup.report import Report, plural, size, visible
 from backup.result import Result, Status
-from backup.session.folder import Session, each_session, folder_size, is_partial, new_session, open_session
+from backup.session.folder import Manifest, Session, each_session, folder_size, is_partial, new_session, open_session
 from backup.session.prune import Kept, prune_sessions, review_sessions
 from backup.session.restore import RestoreMode
 from backup.session.summary import would_gain_by_copy
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from backup.safe_run import SafeRun
 
 _NAMED = 5
-"""Tables that are named of those that are gone since the newest session."""
+"""Tables that are named of those that are gone, or were not asked for."""
 
 
 class CDCBackup:
@@ -252,9 +254,11 @@ class CDCBackup:
         """
         from backup.bring_back import restore_into
 
+        opened = self._session(session)
+        elsewhere = () if tables else tuple(self._elsewhere(opened))
         restore_into(
             self._database,
-            self._session(session),
+            opened,
             tables,
             mode=mode,
             plan_only=plan_only or self._dry,
@@ -266,6 +270,8 @@ class CDCBackup:
             report=self._report,
             result=self.result,
         )
+        for line in elsewhere:
+            self._report.warn(line)
 
     def drill(self, session: str | None = None) -> None:
         """Prove a session, the newest complete one unless named, on a scratch database.
@@ -494,21 +500,50 @@ class CDCBackup:
                 snapshot = held.enter_context(self._snapshot(database, names))
             self._tell(database, snapshot, migrating=migrating)
             if not names:
-                self._tell_vanished(database, snapshot)
+                self._tell_vanished(snapshot)
             yield snapshot
 
-    def _tell_vanished(self, database: Database, snapshot: Snapshot) -> None:
+    def _tell_vanished(self, snapshot: Snapshot) -> None:
         """Say which tables the newest session of this database holds, and the database does not any more."""
-        complete = (one.manifest for one in each_session(self.settings.path) if one.manifest and not one.problem)
-        newest = next((manifest for manifest in complete if manifest.is_at(database.host, database.name)), None)
+        newest = next((manifest for manifest in self._manifests() if not manifest.unasked), None)
         there = {str(table) for table in snapshot.tables}
         gone = [table.qualified for table in newest.tables if table.qualified not in there] if newest else []
         if newest and gone:
-            named = ", ".join(map(visible, gone[:_NAMED])) + (f" and {len(gone) - _NAMED} more" * (len(gone) > _NAMED))
             self._report.warn(
-                f"The newest session, {newest.session}, holds {named}: no CDC table of today. If that was not meant,"
-                f" restore --session {newest.session} brings back what is gone."
+                f"The newest session, {newest.session}, holds {_some_of(gone)}: no CDC table of today. If that was not"
+                f" meant, restore --session {newest.session} brings back what is gone."
             )
+
+    def _elsewhere(self, session: Session) -> Iterator[str]:
+        """Which CDC tables are neither in the session nor in the database, and which session holds them."""
+        held, last = {table.qualified for table in session.manifest.tables}, dict[tuple[str, str], str]()
+        for manifest in self._manifests():
+            last |= {
+                (t.schema_name, t.name): manifest.session
+                for t in manifest.tables
+                if t.qualified not in held and (t.schema_name, t.name) not in last
+            }
+        with self._database.connect() as connection:
+            there = {(t.schema, t.name) for t in find_tables_by(connection, [], list(last))} if last else set()
+        gone = defaultdict[str, list[str]](list)
+        for (schema, name), holding in last.items():
+            if (schema, name) not in there:
+                gone[holding].append(f"{schema}.{name}")
+        for holding, names in gone.items():
+            yield (
+                f"Neither in {session.name} nor in the database: {_some_of(names)}. If that is not meant,"
+                f" restore --session {holding} brings back what is gone."
+            )
+
+    def _manifests(self) -> Iterator[Manifest]:
+        """Those of the complete sessions of this database, newest first."""
+        for listed in each_session(self.settings.path):
+            if (
+                listed.manifest
+                and not listed.problem
+                and listed.manifest.is_at(self._database.host, self._database.name)
+            ):
+                yield listed.manifest
 
     def _tell(self, database: Database, snapshot: Snapshot, *, migrating: bool) -> None:
         settings = self.settings
@@ -536,6 +571,8 @@ class CDCBackup:
             ("table", "#rows", "#size"),
             [(str(t), f"{counts[t.oid].rows:,}", size(counts[t.oid].bytes)) for t in tables if t.oid in counts],
         )
+        if snapshot.unasked:
+            self._report.warn(f"Not named, so not in the session: {_some_of(list(map(str, snapshot.unasked)))}.")
 
     def _snapshot(self, database: Database, names: Sequence[str]) -> AbstractContextManager[Snapshot]:
         settings = self.settings
@@ -639,3 +676,9 @@ def _sql_files(directory: Path) -> set[Path]:
         folders[:] = [name for name in folders if name != "node_modules" and not name.startswith(".")]
         found |= {(Path(folder) / name).relative_to(directory) for name in files if name.endswith(".sql")}
     return found
+
+
+def _some_of(tables: Sequence[str]) -> str:
+    """The first of them by name, and how many there are more."""
+    more = f" and {len(tables) - _NAMED} more" if len(tables) > _NAMED else ""
+    return ", ".join(map(visible, tables[:_NAMED])) + more

@@ -33,7 +33,8 @@ def _row(kept: Kept) -> tuple[str, ...]:
         described = (
             f"{age.days} d" if age.days else f"{age.seconds // 3600} h {age.seconds // 60 % 60} min",
             manifest.database,
-            str(len(manifest.tables)),
+            f"{len(manifest.tables)}"
+            + (f" of {len(manifest.tables) + len(manifest.unasked)}" * bool(manifest.unasked)),
             f"{sum(table.rows for table in manifest.tables):,}"
             + (f", +{plural(kept.delta.rows, 'row')} in its delta" if kept.delta else "")
             + (f", others in {plural(len(aside), 'file')} aside" if (aside := aside_files(listed.path)) else ""),

@@ -53,6 +53,30 @@ def test_a_table_that_is_gone_since_the_newest_session_is_named_once(
     assert "holds public._cdc_other, public._cdc_roles: no CDC" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_session_of_some_tables_says_so_and_what_it_lacks_is_told_with_where_it_is(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = CDCBackup().run_backup()[0].parent.name
+    some = CDCBackup().run_backup(["_cdc_users"])[0].parent
+    assert "Not named, so not in the session: public._cdc_empty, public._cdc_roles." in capsys.readouterr().out
+    summary = (some / "backup-summary.txt").read_text()
+    assert "NOT in this backup, because others were named:\n\n  public._cdc_empty\n  public._cdc_roles\n" in summary
+    CDCBackup().list_sessions()
+    assert " 1 of 3 " in capsys.readouterr().out
+    project.database.execute("drop table _cdc_users, _cdc_roles")
+    CDCBackup().restore()
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.endswith(
+        f"Neither in {some.name} nor in the database: public._cdc_roles. If that is not meant,"
+        f" restore --session {whole} brings back what is gone."
+    )
+    # What the newest one of all tables holds is missed, though a newer one of some is there.
+    CDCBackup().run_backup()
+    assert f"The newest session, {whole}, holds public._cdc_roles: no CDC" in " ".join(capsys.readouterr().out.split())
+    CDCBackup().restore(whole)
+    assert "Neither in" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("form", "said"), [("sql", True), ("copy", False)])
 def test_a_backup_of_many_rows_as_inserts_says_how_they_would_come_back_sooner(
     project: Project,

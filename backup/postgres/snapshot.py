@@ -60,7 +60,8 @@ class Snapshot:
     `database_id` tells the database from every other one in the world, as `identify` does. `counts` has an
     entry for every table that holds rows itself, by OID: not for partitioned and foreign ones. `moment` is in
     UTC, `wal` the write-ahead log's position, None where the role may not see it. `standby`: the server only
-    replays what its primary did, a moment later.
+    replays what its primary did, a moment later. `unasked` are the CDC tables that are not in it because others were
+    named.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Snapshot:
     tables: tuple[Table, ...]
     counts: dict[int, Count]
     missing: tuple[Missing, ...]
+    unasked: tuple[Table, ...]
     missing_schemas: tuple[str, ...]
     standby: bool
 
@@ -137,8 +139,8 @@ def take_snapshot(
                 )
             )
             if _lock(connection, tables, lock_timeout):
-                now = select_tables(find_tables(connection, prefix=prefix, schemas=schemas), names)[0]
-                if now == tables:
+                found = find_tables(connection, prefix=prefix, schemas=schemas)
+                if select_tables(found, names)[0] == tables:
                     break
             connection.execute("rollback")
         else:
@@ -154,7 +156,8 @@ def take_snapshot(
             for table in seen.values()
             if table.oid not in there
         )
-        yield _describe(connection, tables, (*missing, *vanished), missing_schemas(connection, schemas))
+        unasked = tuple(table for table in found if table.oid not in there)
+        yield _describe(connection, tables, (*missing, *vanished), unasked, missing_schemas(connection, schemas))
 
 
 def count_rows(connection: Connection, tables: Sequence[Table]) -> dict[int, Count]:
@@ -198,7 +201,11 @@ def identify(connection: Connection) -> str:
 
 
 def _describe(
-    connection: Connection, tables: tuple[Table, ...], missing: tuple[Missing, ...], lacking: tuple[str, ...]
+    connection: Connection,
+    tables: tuple[Table, ...],
+    missing: tuple[Missing, ...],
+    unasked: tuple[Table, ...],
+    lacking: tuple[str, ...],
 ) -> Snapshot:
     """The snapshot of the transaction that `connection` is in."""
     row = connection.execute(
@@ -224,6 +231,7 @@ def _describe(
         tables=tables,
         counts=count_rows(connection, tables),
         missing=missing,
+        unasked=unasked,
         missing_schemas=lacking,
         standby=row[5],
     )

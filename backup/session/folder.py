@@ -90,7 +90,8 @@ class Manifest(BaseModel):
 
     `dependents` are views, foreign keys and the like that hang on the tables and come back with them;
     `not_kept` is what `DROP … CASCADE` would take as well, and no session holds; `context` are statements that
-    make, for a drill, what the tables speak of.
+    make, for a drill, what the tables speak of. `unasked` are the CDC tables that are not in it because others were
+    named.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,6 +110,7 @@ class Manifest(BaseModel):
     format: Literal["sql", "copy"] = "sql"
     tables: tuple[SavedTable, ...]
     skipped: tuple[SkippedTable, ...]
+    unasked: tuple[str, ...] = ()
     dependents: tuple[str, ...]
     not_kept: tuple[str, ...]
     context: tuple[str, ...]

@@ -43,6 +43,9 @@ def summarize(manifest: Manifest) -> str:
     if manifest.skipped:
         lines += ["", "Without a file (the definitions of those that are there are in restore.sql):", ""]
         lines += [f"  {_name(skipped.schema_name, skipped.name)}: {skipped.reason}" for skipped in manifest.skipped]
+    if manifest.unasked:
+        lines += ["", "CDC tables that are NOT in this backup, because others were named:", ""]
+        lines += [f"  {' '.join(name.split())}" for name in manifest.unasked]
     if manifest.dependents:
         lines += ["", "What hangs on the tables and comes back with them:", ""]
         lines += [f"  {' '.join(dependent.split())}" for dependent in manifest.dependents]

@@ -115,6 +115,7 @@ def write_session(
                 if t.file is None
             ),
         ),
+        unasked=tuple(map(str, snapshot.unasked)),
         # A default of one of the tables is a part of it, which nobody needs to be told of.
         dependents=tuple(
             dependent.identity
