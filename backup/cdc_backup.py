@@ -186,7 +186,7 @@ class CDCBackup:
                         self.result.horizon = snapshot.horizon
                 else:
                     agreed = self.prepare(commands, ask=ask, rehearse=rehearse)
-                catalog = look_at_catalog(self._database) if any(command.drizzle for command in commands) else ""
+                catalog = look_at_catalog(self._database)
             except BackupError as error:
                 if "not started" not in error.untouched:
                     error.untouched = f"{error.untouched} The migration was not started.".strip()

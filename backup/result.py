@@ -130,7 +130,8 @@ class Changed:
 class Result:
     """What a run did up to now; `tables`, `counts` and `horizon` are those that the verdict compares with.
 
-    `allowed` are the OIDs of tables that a person, asked while the migration ran, let a statement have.
+    `allowed` are the OIDs of tables that a person, asked while the migration ran, let a statement have; `reached` says
+    whether somebody was seen to connect to the database then, where that was looked for.
     """
 
     status: Status | None = None
@@ -143,6 +144,7 @@ class Result:
     gaps: dict[int, str] = field(default_factory=dict)
     unguarded: dict[str, str] = field(default_factory=dict)
     taken: dict[int, int] = field(default_factory=dict)
+    reached: bool = True
     allowed: frozenset[int] = frozenset()
     forecast: Forecast | None = None
     left: str = ""

@@ -101,6 +101,8 @@ class SafeRun:
                 lock_timeout=1 if unfinished else self.patience,
             )
             faults = find_faults(self.database, machinery, result.tables, verdict) if verdict else ()
+            # A connection of a few milliseconds can be missed; what it made cannot.
+            result.reached = result.reached or look_at_catalog(self.database) != catalog
         told = {fault.sentence for fault in self.agreed.faults} if self.agreed else set()
         result.faults = tuple(replace(f, is_loss=False) if f.sentence in told else f for f in faults)
         losses = [v for v in verdict if v.is_loss]
@@ -235,6 +237,11 @@ class SafeRun:
             raise MigrationError(failure, untouched=sentence if changed else "The CDC tables are as they were.")
         self.result.status = Status.MIGRATED
         self.report.say(f"The migration is done. {sentence}".strip(), "bold green")
+        if not self.result.reached:
+            self.report.warn(
+                f"Nobody was seen to connect to {self.database} meanwhile. If the command was to change it, it may have"
+                " reached another database instead, whose tables are neither backed up nor guarded."
+            )
         gone = [v for v in verdict if v.announced]
         if session := self.result.session:
             ways = "\n".join(restores(gone, session, restore=self.restore, named=self.named))

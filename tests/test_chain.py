@@ -33,6 +33,7 @@ from tests.chain import (
     psql,
 )
 from tests.lacking import lacking
+from tests.servers import fresh_database
 from tests.sessions import fresh_role
 
 QUESTION = r"Back them up and go on\?"
@@ -516,6 +517,19 @@ def test_a_command_that_points_the_project_elsewhere_is_still_judged_by_the_data
     assert ended.code == 6
     changes = {verdict["name"]: verdict["change"] for verdict in value["verdict"]}
     assert changes == {"_cdc_users": "dropped", "_cdc_roles": "untouched", "_cdc_empty": "untouched"}
+
+
+def test_a_command_that_reaches_another_database_does_not_end_in_silence(project: Project) -> None:
+    migration = psql(project, "drop table if exists _cdc_users")
+    with fresh_database(project.database.server) as other:
+        there = ("env", f"DATABASE_URL={other.url}", *migration)
+        ended = project.cdc("run-safe", "--yes", "--no-rehearse", "--", *there)
+    assert ended.code == 0
+    assert "Nobody was seen to connect to" in ended.said
+    for here in ("select pg_sleep(0.2)", "create table quickly ()"):
+        ended = project.cdc("run-safe", "--yes", "--no-rehearse", "--", *psql(project, here))
+        assert ended.code == 0
+        assert "Nobody was seen to connect to" not in ended.said
 
 
 # switched off
