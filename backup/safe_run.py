@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -101,8 +102,10 @@ class SafeRun:
                 lock_timeout=1 if unfinished else self.patience,
             )
             faults = find_faults(self.database, machinery, result.tables, verdict) if verdict else ()
-            # A connection of a few milliseconds can be missed; what it made cannot.
-            result.reached = result.reached or look_at_catalog(self.database) != catalog
+            if not result.reached:
+                # A connection of a few milliseconds can be missed; what it made cannot.
+                with suppress(DatabaseError):
+                    result.reached = look_at_catalog(self.database) != catalog
         told = {fault.sentence for fault in self.agreed.faults} if self.agreed else set()
         result.faults = tuple(replace(f, is_loss=False) if f.sentence in told else f for f in faults)
         losses = [v for v in verdict if v.is_loss]

@@ -26,7 +26,8 @@ create table _cdc_users (id serial primary key, op text, name text, unique (op, 
                          number integer generated always as identity);
 create index by_op on _cdc_users (op);
 create table _cdc_roles (id serial primary key, op text);
-create table _cdc_all (id serial primary key, op text);
+create table _cdc_all (id serial primary key, op text default 'none');
+grant insert, select on _cdc_users to public;
 create view shown as select op from _cdc_all;
 create function audit_users() returns trigger language plpgsql as $$
 begin insert into _cdc_users (op, name) values (tg_op, coalesce(new.name, old.name)); return null; end $$;
@@ -378,6 +379,14 @@ TOLD = {
     "row security for owners": (
         "alter table _cdc_users force row level security",
         "Row security of public._cdc_users is forced, also for its owner now: who writes to it may be refused.",
+    ),
+    "a default of a column that may be null": (
+        "alter table _cdc_all alter op drop default",
+        "The column op of public._cdc_all has no default now: what does not name it is NULL there.",
+    ),
+    "rights": (
+        "revoke insert, select on _cdc_users from public",
+        "PUBLIC has lost the right to INSERT, SELECT on public._cdc_users.",
     ),
     "an index": ("drop index by_op", "The index by_op on public._cdc_users is gone."),
     "a view": ("drop view shown", "The view shown on public._cdc_all is gone."),

@@ -180,7 +180,13 @@ STRIKES = [
             ONE,
         ),
         ("a column more", ("alter table _cdc_users add more text default 'x'",), Change.UNTOUCHED, 3, ""),
-        ("a column renamed", ("alter table _cdc_users rename note to remark",), Change.UNTOUCHED, 3, ""),
+        (
+            "a column renamed",
+            ("alter table _cdc_users rename note to remark",),
+            Change.UNTOUCHED,
+            3,
+            "note is called remark now",
+        ),
         (
             "rewritten",
             ("alter table _cdc_users add more float default random()",),

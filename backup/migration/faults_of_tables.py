@@ -1,6 +1,7 @@
 """What a migration changed in CDC tables that are there still: what they take, and what is as safe as it was."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 
 from psycopg import sql
@@ -159,7 +160,36 @@ def changed_tables(looks: Looks) -> Iterator[Fault]:
                     tables=its,
                     is_loss=False,
                 )
+        yield from _revoked(name, before, after)
+        for column in before.columns.values():
+            now = _same(column, before, after)
+            # What was NOT NULL is told where what is written fails by it.
+            if now and column.default and not column.not_null and not now.default and not now.generated:
+                yield Fault(
+                    part=Part.TABLE,
+                    sentence=f"The column {now.name} of {show(name)} has no default now: what does not name it is NULL "
+                    "there.",
+                    way_back=script([alter(after.name, f"ALTER {_quoted(now.name)} SET DEFAULT {column.default}")]),
+                    tables=its,
+                    is_loss=False,
+                )
         yield from _changed_attached(name, before, after)
+
+
+def _revoked(name: Name, before: Shape, after: Shape) -> Iterator[Fault]:
+    """What roles may not do any more with the whole table; they may have it by another role, or no need of it."""
+    gone = defaultdict[str, list[str]](list)
+    for role, privilege in sorted(before.rights - after.rights):
+        gone[role].append(privilege)
+    for role, privileges in gone.items():
+        table = sql.Identifier(*after.name).as_string()
+        yield Fault(
+            part=Part.TABLE,
+            sentence=f"{role} has lost the right to {', '.join(privileges)} on {show(name)}.",
+            way_back=script([f"GRANT {', '.join(privileges)} ON {table} TO {role}"]),
+            tables=frozenset([name]),
+            is_loss=False,
+        )
 
 
 def _changed_attached(name: Name, before: Shape, after: Shape) -> Iterator[Fault]:

@@ -214,7 +214,9 @@ def _compare(before: Table, rows_before: int, same: Table | None, namesake: Tabl
     elif set(before.parents) - set(same.parents):
         change, details = Change.DETACHED, ["it is no partition or child of its table any more"]
     else:
-        change, details = Change.UNTOUCHED, [f"{_rows(-fewer)} more, written meanwhile"] if fewer < 0 else []
+        change = Change.UNTOUCHED
+        details = [f"{_rows(-fewer)} more, written meanwhile"] if fewer < 0 else []
+        details += _renamed_columns(before, same)
     return Verdict(
         schema=before.schema,
         name=before.name,
@@ -243,6 +245,11 @@ def _lost_columns(before: Table, after: Table) -> list[str]:
         elif now[column.number].type != column.type:
             lost.append(f"{column.name} was {column.type} and is {now[column.number].type}")
     return lost
+
+
+def _renamed_columns(before: Table, after: Table) -> list[str]:
+    now = {column.number: column.name for column in after.columns}
+    return [f"{c.name} is called {now[c.number]} now" for c in before.columns if now[c.number] != c.name]
 
 
 def _unknown(table: Table, rows_before: int, cause: str) -> Verdict:

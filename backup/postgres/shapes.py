@@ -12,7 +12,12 @@ Name = tuple[str, str]
 """Schema and name of a relation."""
 
 _TABLES = """
-select c.oid::int8, n.nspname::text, c.relname::text, c.relpersistence = 'u', c.relrowsecurity, c.relforcerowsecurity
+select c.oid::int8, n.nspname::text, c.relname::text, c.relpersistence = 'u', c.relrowsecurity, c.relforcerowsecurity,
+       array(select array[case a.grantee when 0 then 'PUBLIC' else coalesce(quote_ident(rolname), a.grantee::text) end,
+                          a.privilege_type]
+             from aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
+             left join pg_roles r on r.oid = a.grantee
+             where a.privilege_type in ('SELECT', 'INSERT', 'UPDATE', 'DELETE'))
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('r', 'p')
   and (n.nspname::text, c.relname::text) in (select * from unnest(%s::text[], %s::text[]))
@@ -107,13 +112,17 @@ class OwnedSequence:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A table, as it is to those who write to it; columns by number."""
+    """A table, as it is to those who write to it; columns by number.
+
+    `rights` are roles, quoted where they must be, or PUBLIC, each with what it may do with all of the table.
+    """
 
     oid: int
     name: Name
     unlogged: bool
     row_security: bool
     forced: bool
+    rights: frozenset[tuple[str, str]] = frozenset()
     columns: dict[int, ColumnShape] = field(default_factory=dict)
     attached: tuple[Attached, ...] = ()
     sequences: tuple[OwnedSequence, ...] = ()
@@ -145,11 +154,12 @@ def look_at_shapes(connection: Connection, names: Collection[Name]) -> dict[Name
             unlogged=unlogged,
             row_security=row_security,
             forced=forced,
+            rights=frozenset((role, privilege) for role, privilege in rights),
             columns=columns[oid],
             attached=tuple(attached[oid]),
             sequences=tuple(sequences[oid]),
         )
-        for oid, schema, name, unlogged, row_security, forced in tables
+        for oid, schema, name, unlogged, row_security, forced, rights in tables
     }
 
 
