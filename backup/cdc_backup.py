@@ -6,7 +6,6 @@ What only some recipes need is imported by those: a plain backup is over before 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -22,7 +21,6 @@ from backup.errors import (
 )
 from backup.postgres.blindness import passed_over, refuse_blindness
 from backup.postgres.snapshot import Snapshot, identify, take_snapshot
-from backup.postgres.tables import find_tables_by
 from backup.profile import step
 from backup.reach import Reach
 from backup.report import Report, plural, size, visible
@@ -515,25 +513,21 @@ class CDCBackup:
             )
 
     def _elsewhere(self, session: Session) -> Iterator[str]:
-        """Which CDC tables are neither in the session nor in the database, and which session holds them."""
-        held, last = {table.qualified for table in session.manifest.tables}, dict[tuple[str, str], str]()
+        """What a session of some tables alone lacks, and who holds it: back to the newest one of all tables."""
+        seen = {table.qualified for table in session.manifest.tables}
+        if not session.manifest.unasked:
+            return
         for manifest in self._manifests():
-            last |= {
-                (t.schema_name, t.name): manifest.session
-                for t in manifest.tables
-                if t.qualified not in held and (t.schema_name, t.name) not in last
-            }
-        with self._database.connect() as connection:
-            there = {(t.schema, t.name) for t in find_tables_by(connection, [], list(last))} if last else set()
-        gone = defaultdict[str, list[str]](list)
-        for (schema, name), holding in last.items():
-            if (schema, name) not in there:
-                gone[holding].append(f"{schema}.{name}")
-        for holding, names in gone.items():
-            yield (
-                f"Neither in {session.name} nor in the database: {_some_of(names)}. If that is not meant,"
-                f" restore --session {holding} brings back what is gone."
-            )
+            if names := [table.qualified for table in manifest.tables if table.qualified not in seen]:
+                yield (
+                    f"{session.name} is of some tables alone, and lacks {_some_of(names)}:"
+                    f" restore --session {manifest.session} brings back what of that is gone."
+                )
+            seen.update(names)
+            if not manifest.unasked:
+                break
+        if nowhere := [name for name in session.manifest.unasked if name not in seen]:
+            yield f"{session.name} is of some tables alone, and no session holds {_some_of(nowhere)}."
 
     def _manifests(self) -> Iterator[Manifest]:
         """Those of the complete sessions of this database, newest first."""

@@ -131,7 +131,7 @@ class Result:
     """What a run did up to now; `tables`, `counts` and `horizon` are those that the verdict compares with.
 
     `allowed` are the OIDs of tables that a person, asked while the migration ran, let a statement have; `reached` says
-    whether somebody was seen to connect to the database then, where that was looked for.
+    whether others connected to the database or changed something there then, None where that is not known.
     """
 
     status: Status | None = None
@@ -144,7 +144,7 @@ class Result:
     gaps: dict[int, str] = field(default_factory=dict)
     unguarded: dict[str, str] = field(default_factory=dict)
     taken: dict[int, int] = field(default_factory=dict)
-    reached: bool = True
+    reached: bool | None = None
     allowed: frozenset[int] = frozenset()
     forecast: Forecast | None = None
     left: str = ""
@@ -184,13 +184,18 @@ class Result:
             "message": message,
         }
         if manifest:
+            value["unasked"] = list(manifest.unasked)
             value["versions"] = {
                 "cdc_backup": manifest.tool_version,
                 "server": manifest.server_version,
                 "clients": manifest.client_version,
             }
         if self.ran:
-            value["migration"] = {"argv": self.ran[-1].argv, "exit_code": self.ran[-1].exit_code}
+            value["migration"] = {
+                "argv": self.ran[-1].argv,
+                "exit_code": self.ran[-1].exit_code,
+                "reached": self.reached,
+            }
         if self.strikes is not None:
             from backup.migration.guard import held_up
 
@@ -320,6 +325,7 @@ def _listed(kept: Kept) -> dict[str, Any]:
         "created": manifest.created.replace(tzinfo=UTC).isoformat() if manifest else None,
         "database": manifest.database if manifest else None,
         "tables": len(manifest.tables) if manifest else None,
+        "unasked": list(manifest.unasked) if manifest else None,
         "rows": sum(table.rows for table in manifest.tables) if manifest else None,
         "rows_in_delta": kept.delta.rows if kept.delta else 0,
         "bytes": listed.bytes,

@@ -15,6 +15,7 @@ from backup.migration.verdict import Change, Verdict, judge
 from backup.postgres.catalog import digest_catalog
 from backup.postgres.database import Database
 from backup.postgres.machinery import Machinery
+from backup.postgres.scratch import count_sessions
 from backup.postgres.unfinished import wait_for_unfinished
 from backup.profile import step
 from backup.report import Report
@@ -26,6 +27,10 @@ from backup.way_back import restores, sentence_of, ways_back
 
 _PATIENCE = 30.0
 """Seconds for what a migration that is over left running on the server, and for tables that others have locked."""
+
+
+_COUNTS_AT_ONCE = 150000
+"""PostgreSQL 15 has its statistics in shared memory."""
 
 
 def look_at_catalog(database: Database) -> str:
@@ -84,7 +89,11 @@ class SafeRun:
             ) from error
         changes = {oid: told.change for oid, told in announced.items()}
         with stand_guard(self.database, self.settings, changes, result, self.report, ask=self.ask):
+            sessions, ours = self._count_sessions(), len(self.database.pids)
             failure = self._migrate(commands, catalog)
+            ours = len(self.database.pids) - ours + 1  # the next look is one, and what comes meanwhile is not counted
+            if sessions and (now := self._count_sessions()):
+                result.reached = now - sessions > ours
             unfinished = self._wait(machinery)
         with step("Judging"):
             verdict = result.verdict = judge(
@@ -102,8 +111,10 @@ class SafeRun:
                 lock_timeout=1 if unfinished else self.patience,
             )
             faults = find_faults(self.database, machinery, result.tables, verdict) if verdict else ()
-            if not result.reached:
-                # A connection of a few milliseconds can be missed; what it made cannot.
+            # Through a pooler somebody comes by a connection that is old.
+            if result.strikes or any(v.change is not Change.UNTOUCHED or v.rows_added for v in verdict):
+                result.reached = True
+            elif result.reached is False:
                 with suppress(DatabaseError):
                     result.reached = look_at_catalog(self.database) != catalog
         told = {fault.sentence for fault in self.agreed.faults} if self.agreed else set()
@@ -125,6 +136,14 @@ class SafeRun:
         except OSError as error:
             self.report.warn(f"The verdict could not be written beside the session: {error}")
         self._conclude(failure)
+
+    def _count_sessions(self) -> int | None:
+        """How many sessions the database has had; None where the server does not tell at once."""
+        try:
+            with self.database.connect() as connection:
+                return count_sessions(connection) if connection.info.server_version >= _COUNTS_AT_ONCE else None
+        except DatabaseError:
+            return None  # the verdict will say so
 
     def _announced(self) -> dict[int, Verdict]:
         """What a person agreed to that it becomes of tables, by OID."""
@@ -240,10 +259,10 @@ class SafeRun:
             raise MigrationError(failure, untouched=sentence if changed else "The CDC tables are as they were.")
         self.result.status = Status.MIGRATED
         self.report.say(f"The migration is done. {sentence}".strip(), "bold green")
-        if not self.result.reached:
+        if self.result.reached is False:
             self.report.warn(
-                f"Nobody was seen to connect to {self.database} meanwhile. If the command was to change it, it may have"
-                " reached another database instead, whose tables are neither backed up nor guarded."
+                f"No connection to {self.database} was made meanwhile. Unless the command came through a pooler, it did"
+                " nothing here: it may have reached another database, whose tables are neither backed up nor guarded."
             )
         gone = [v for v in verdict if v.announced]
         if session := self.result.session:

@@ -95,7 +95,7 @@ def stand_guard(
             yield
     finally:
         result.strikes, result.gaps, result.unguarded = tuple(guard.strikes), dict(guard.gaps), guard.lost
-        result.allowed, result.taken, result.reached = frozenset(allowed), dict(guard.taken), guard.reached
+        result.allowed, result.taken = frozenset(allowed), dict(guard.taken)
         _tell(guard.strikes, report)
         for name, why in guard.lost.items():
             report.warn(f"  {visible(name)} was not guarded all the time: {why}")

@@ -425,7 +425,7 @@ def test_the_commands_own_exit_code_is_told_and_ours_is_5(project: Project, scri
     assert ended.code == 5
     assert f"ended with exit code {code}." in ended.stderr
     assert f"ended with exit code {code}." in value["message"]
-    assert value["migration"] == {"argv": ["sh", "-c", script], "exit_code": code}
+    assert value["migration"] == {"argv": ["sh", "-c", script], "exit_code": code, "reached": False}
     assert [verdict["change"] for verdict in value["verdict"]] == ["untouched"] * 3
 
 
@@ -523,13 +523,13 @@ def test_a_command_that_reaches_another_database_does_not_end_in_silence(project
     migration = psql(project, "drop table if exists _cdc_users")
     with fresh_database(project.database.server) as other:
         there = ("env", f"DATABASE_URL={other.url}", *migration)
-        ended = project.cdc("run-safe", "--yes", "--no-rehearse", "--", *there)
-    assert ended.code == 0
-    assert "Nobody was seen to connect to" in ended.said
-    for here in ("select pg_sleep(0.2)", "create table quickly ()"):
-        ended = project.cdc("run-safe", "--yes", "--no-rehearse", "--", *psql(project, here))
-        assert ended.code == 0
-        assert "Nobody was seen to connect to" not in ended.said
+        value, ended = project.json("run-safe", "--yes", "--no-rehearse", "--", *there)
+    assert (ended.code, value["migration"]["reached"]) == (0, False)
+    assert "No connection to" in ended.said
+    for here in ("select 1", "create table quickly ()", "insert into users values (77)"):
+        value, ended = project.json("run-safe", "--yes", "--no-rehearse", "--", *psql(project, here))
+        assert (ended.code, value["migration"]["reached"]) == (0, True)
+        assert "No connection to" not in ended.said
 
 
 # switched off

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from backup.errors import BackupError
+from backup.errors import BackupError, DatabaseError
 from backup.migration.guard import ALONE, Guard, Saved, held_up
 from backup.postgres.database import Database
 from backup.postgres.embedded import DISPOSABLE, Server, embedded_binaries, start_server
@@ -282,6 +282,41 @@ def test_of_many_tables_a_part_alone_changes_hands_when_one_is_taken(database: F
             holding.gather(all_of_them=True)
             assert most_held() <= 25
         assert {table.name for table in holding.held.values()} == set(names) - set(names[::3])
+        holding.end()
+
+
+def test_where_no_connection_is_left_for_each_part_one_holds_on_what_is_left_of_all(
+    database: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backup.postgres.holding._APART", 4)
+    names = [f"_cdc_{number:03}" for number in range(60)]
+    database.execute("".join(f"create table {name} (id int);" for name in names))
+    with ExitStack() as connections, database.connect() as first:
+        made = list[Connection]()
+
+        def connect() -> Connection:
+            if len(made) == 13:  # the one that looks, and as many as there are to hold
+                raise DatabaseError("The server has no connection to spare.")
+            made.append(connections.enter_context(reached(database).connect()))
+            return made[-1]
+
+        def wanted(tables: int) -> set[int]:
+            while len(found := find_waiting(holding.watch, holding.pids, holding.held)) < tables:
+                pass
+            return {waits.oid for waits in found if waits.oid}
+
+        holding = Holding(connect)
+        assert holding.take({table.oid: table for table in find(holding.watch)}.values(), 5)
+        first.execute("begin")
+        for name in names[:5]:  # each of which is queued for
+            locking = in_background(partial(first.execute, f"lock table {name}"))
+            assert holding.let_go(wanted(1), lambda *_: None, lambda: True)
+            locking.join(PATIENCE)
+        four = [in_background(partial(database.execute, f"truncate {name}")) for name in names[7::15]]
+        assert holding.let_go(wanted(4), lambda *_: None, lambda: True)
+        for truncating in four:
+            truncating.join(PATIENCE)
+        first.execute("rollback")
         holding.end()
 
 

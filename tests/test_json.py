@@ -60,7 +60,7 @@ def in_parentheses(key: str, name: str) -> set[str]:
 
 def holds(value: dict[str, Any], *more: str) -> None:
     """The object has the keys that are always there, those of a session and these, all documented, at every depth."""
-    assert value.keys() == ALWAYS | set(more) | ({"versions"} if value["session"] else set())
+    assert value.keys() == ALWAYS | set(more) | ({"versions", "unasked"} if value["session"] else set())
     assert value.keys() <= documented().keys()
     for key in value.keys() - {"session", "pruned"}:
         entries = value[key] if isinstance(value[key], list) else [value[key]]
@@ -87,6 +87,7 @@ def test_a_backup_tells_its_session_and_each_table(project: Project) -> None:
     for table in value["tables"]:
         assert table.pop("bytes") == (session / table["file"]).stat().st_size
         assert table.pop("compression") is None
+    assert value.pop("unasked") == []
     assert value.pop("versions") == {
         "cdc_backup": distribution_version("cdc-backup"),
         "server": version(project.database.server.binaries / "postgres"),
@@ -119,7 +120,7 @@ def test_a_migration_tells_command_and_verdict_and_its_own_output_goes_to_stderr
     value, ended = project.json("run-safe", "--", "sh", "-c", script)
     holds(value, "migration", "guard", "verdict", "machinery", "pruned")
     assert value["status"] == "migrated"
-    assert value["migration"] == {"argv": ["sh", "-c", script], "exit_code": 0}
+    assert value["migration"] == {"argv": ["sh", "-c", script], "exit_code": 0, "reached": False}
     assert '{"status": 1}\nto stderr\n' in ended.stderr
     assert value["verdict"][-1] == {
         "schema": "public",
@@ -179,6 +180,7 @@ def test_a_loss_a_restore_and_the_list_tell_the_same_story(project: Project) -> 
         "path": value["session"],
         "database": project.database.name,
         "tables": 3,
+        "unasked": [],
         "rows": 5,
         "rows_in_delta": 0,
         "compression": None,

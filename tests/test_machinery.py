@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from backup.postgres.tables import Table, find_tables
 from tests.chain import Project, new_project, psql
 from tests.lacking import lacking
 from tests.servers import FreshDatabase, fresh_database
-from tests.sessions import PREFIX, reached, rows
+from tests.sessions import PREFIX, fresh_role, reached, rows
 
 CAPTURE = """
 create table users (id integer primary key, name text);
@@ -400,6 +400,21 @@ def test_what_may_well_be_meant_is_told_and_no_loss(captured: Looked) -> None:
         assert [(fault.sentence, fault.is_loss) for fault in faults] == [(sentence, False)]
         captured.database.execute(faults[0].way_back)
         assert captured.faults() == (), sentence
+
+
+def test_a_role_that_has_another_name_or_is_gone_or_may_do_all_has_lost_nothing(captured: Looked) -> None:
+    database = captured.database
+    server = database.server
+    with fresh_role(server) as renamed, fresh_role(server) as gone, fresh_role(server) as owner:
+        database.execute(f"grant insert on _cdc_users to {renamed}, {gone}")
+        looked = replace(captured, machinery=machinery_before(reached(database), captured.tables))
+        database.execute(f"alter role {renamed} rename to {renamed}_2; drop owned by {gone}; drop role {gone}")
+        database.execute(f"alter table _cdc_roles owner to {owner}")
+        try:
+            assert [fault.sentence for fault in looked.faults()] == []
+        finally:
+            database.execute(f"alter role {renamed}_2 rename to {renamed}; create role {gone}")
+            database.execute(f"alter table _cdc_roles owner to current_user; drop owned by {renamed}")
 
 
 def test_the_number_of_queries_does_not_grow_with_the_tables(captured: Looked) -> None:

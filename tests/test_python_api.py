@@ -1,5 +1,6 @@
 """What a Python program imports: the same orchestration, with values and exceptions in place of exit codes."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,18 +64,25 @@ def test_a_session_of_some_tables_says_so_and_what_it_lacks_is_told_with_where_i
     assert "NOT in this backup, because others were named:\n\n  public._cdc_empty\n  public._cdc_roles\n" in summary
     CDCBackup().list_sessions()
     assert " 1 of 3 " in capsys.readouterr().out
+    value, _ = project.json("list")
+    unasked = ["public._cdc_empty", "public._cdc_roles"]
+    assert [entry["unasked"] for entry in value["sessions"]] == [unasked, []]
     project.database.execute("drop table _cdc_users, _cdc_roles")
     CDCBackup().restore()
     told = " ".join(capsys.readouterr().out.split())
     assert told.endswith(
-        f"Neither in {some.name} nor in the database: public._cdc_roles. If that is not meant,"
-        f" restore --session {whole} brings back what is gone."
+        f"{some.name} is of some tables alone, and lacks public._cdc_empty, public._cdc_roles:"
+        f" restore --session {whole} brings back what of that is gone."
     )
     # What the newest one of all tables holds is missed, though a newer one of some is there.
     CDCBackup().run_backup()
     assert f"The newest session, {whole}, holds public._cdc_roles: no CDC" in " ".join(capsys.readouterr().out.split())
     CDCBackup().restore(whole)
-    assert "Neither in" not in capsys.readouterr().out
+    assert "of some tables alone" not in capsys.readouterr().out
+    shutil.rmtree(some.parent)
+    CDCBackup().run_backup(["_cdc_users"])
+    CDCBackup().restore()
+    assert "no session holds public._cdc_empty, public._cdc_roles." in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(("form", "said"), [("sql", True), ("copy", False)])

@@ -11,7 +11,7 @@ from psycopg import sql
 from backup.errors import BackupError
 from backup.postgres.archive import read_archive
 from backup.postgres.embedded import Server
-from backup.session.rows import Written, count_copied, count_inserted
+from backup.session.rows import Counting, Written, count_copied, count_inserted
 from tests.servers import FreshDatabase, clean_environment, fresh_database
 from tests.sessions import PREFIX
 
@@ -146,6 +146,8 @@ def test_where_a_piece_ends_makes_no_difference(
     file.write_text("".join(texts)[:-1])
     with pytest.raises(BackupError, match="middle of a statement"):
         count_inserted(file)
+    with file.open("rb") as shorter, pytest.raises(BackupError, match="became shorter"):
+        list(Counting("rows.dat", copied=False).read(shorter, len("".join(texts))))
 
 
 @pytest.mark.parametrize("rows_per_insert", [1, 3, 100])

@@ -160,11 +160,10 @@ def changed_tables(looks: Looks) -> Iterator[Fault]:
                     tables=its,
                     is_loss=False,
                 )
-        yield from _revoked(name, before, after)
+        yield from _revoked(looks, name, before, after)
         for column in before.columns.values():
             now = _same(column, before, after)
-            # What was NOT NULL is told where what is written fails by it.
-            if now and column.default and not column.not_null and not now.default and not now.generated:
+            if now and column.gives and not (now.gives or now.not_null):
                 yield Fault(
                     part=Part.TABLE,
                     sentence=f"The column {now.name} of {show(name)} has no default now: what does not name it is NULL "
@@ -176,11 +175,12 @@ def changed_tables(looks: Looks) -> Iterator[Fault]:
         yield from _changed_attached(name, before, after)
 
 
-def _revoked(name: Name, before: Shape, after: Shape) -> Iterator[Fault]:
-    """What roles may not do any more with the whole table; they may have it by another role, or no need of it."""
+def _revoked(looks: Looks, name: Name, before: Shape, after: Shape) -> Iterator[Fault]:
+    """What roles that are there may not do any more with the whole table; they may have it by another role."""
     gone = defaultdict[str, list[str]](list)
-    for role, privilege in sorted(before.rights - after.rights):
-        gone[role].append(privilege)
+    for oid, privilege in sorted(before.rights - after.rights):
+        if oid in looks.after.roles:
+            gone[looks.after.roles[oid]].append(privilege)
     for role, privileges in gone.items():
         table = sql.Identifier(*after.name).as_string()
         yield Fault(

@@ -15,7 +15,6 @@ from backup.postgres.database import Database
 from backup.postgres.holding import Holding
 from backup.postgres.locks import Standing, Waiting, find_standing, find_waiting, still_waits
 from backup.postgres.tables import Connection, Kind, Table, digest_names
-from backup.postgres.unfinished import is_connected_since, server_clock
 from backup.session.statements import one_line
 
 _PAUSE = 0.005
@@ -127,8 +126,7 @@ class Guard:
 
     `gaps` are tables that nobody held for a while, by OID, with the reason: what was written to them then, and
     destroyed before they were held again, is lost. `taken` tells how many rows a table had when a statement took it
-    last, by OID. `reached` says that somebody connected to the database meanwhile. `over` is set when what was run has
-    ended.
+    last, by OID. `over` is set when what was run has ended.
     """
 
     def __init__(
@@ -146,7 +144,6 @@ class Guard:
         self.strikes: list[Strike] = []
         self.gaps: dict[int, str] = {}
         self.taken: dict[int, int] = {}
-        self.reached = False
         self._database = database
         self._tables = {table.oid: table for table in tables if table.kind is not Kind.FOREIGN}
         self._find = find
@@ -218,7 +215,6 @@ class Guard:
             )
         self._files = {oid: now.file for oid, now in find_standing(watch, self._tables).items()}
         self._digest = digest_names(watch)
-        self._since = server_clock(watch)
 
     def _connect(self, connections: ExitStack) -> Connection:
         return connections.enter_context(self._database.connect())
@@ -272,7 +268,6 @@ class Guard:
             began = time.monotonic()
             over = self.over.is_set()
             waiting = find_waiting(holding.watch, holding.pids, holding.held)
-            self.reached = self.reached or is_connected_since(holding.watch, self._since)
             self._note_given_up(waiting, holding.held)
             if ending := {pid for waits in waiting if waits.oid is None for pid in waits.blockers}:
                 holding.renew(ending)

@@ -58,6 +58,8 @@ class Database:
 
     parameters: Mapping[str, str] = field(repr=False)
     source: str
+    pids: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The server's process of each connection that was made to it, by this object."""
 
     @classmethod
     def from_url(cls, url: str, source: str) -> "Database":
@@ -227,6 +229,7 @@ class Database:
                 untouched="Nothing was read or changed.",
                 remedy=tell_remedy(cause, self.source),
             ) from None
+        self.pids.append(connection.info.backend_pid)
         # The end of the block too asks the server: for a COMMIT.
         try:
             with connection:

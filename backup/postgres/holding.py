@@ -91,15 +91,12 @@ class Holding:
 
     def take(self, tables: Iterable[Table], timeout: float) -> bool:
         """Hold the tables; False where one of them cannot be had within so many seconds."""
-        # What is likely to be wanted together, one by one, is held by one connection.
-        in_order = sorted(tables, key=lambda table: table.oid)
-        self._make_ready(len(in_order))
-        size = max(1, ceil(len(in_order) / self._parts))
-        taken = all(
-            self._main.add({t.oid: t for t in in_order[start : start + size]}, self.watch, timeout=timeout)
-            for start in range(0, len(in_order), size)
-        )
-        self._make_ready(len(in_order))
+        taking, first = {table.oid: table for table in tables}, self._main
+        # By one alone, which waits: where it is part of a deadlock, PostgreSQL sees that.
+        taken = first.add(taking, self.watch, timeout=timeout)
+        self._make_ready(len(taking))
+        if taken:
+            self._share(first)
         return taken
 
     def let_go(
@@ -235,6 +232,20 @@ class Holding:
                 holder.let_go()
         self._make_ready(len(self.held))
 
+    def _share(self, first: Holder) -> None:
+        """Let several connections hold what one does, a part each: those together that are likely to be wanted so."""
+        parts, oids = self._parts, sorted(first.held)
+        size = max(1, ceil(len(oids) / parts))
+        spares = self._spares(parts) if parts > 1 else []
+        for number, spare in enumerate(spares):
+            part = {oid: first.held[oid] for oid in oids[number * size : (number + 1) * size]}
+            if not spare.add(part, self.watch):
+                for other in spares:
+                    other.let_go()
+                return
+        if spares:
+            first.let_go()
+
     def end(self) -> None:
         """Let go of everything, and stand in no queue any more; a connection that does cannot be closed in order."""
         for holder in self._holders:
@@ -301,12 +312,14 @@ class Holding:
         """
         with_others = {oid for holder in self._holders if holder not in letting for oid in holder.held}
         on = {oid for holder in letting for oid in holder.held} - set(without) - with_others
+        free = sum(holder.free for holder in self._holders)
         # One for what remains of each, one to be kept free, and those for the queues.
         queues = max(0, _QUEUES - sum(holder.awaited is not None for holder in self._holders))
-        free = max(0, sum(holder.free for holder in self._holders) - len(letting) - 1 - queues)
-        alone = [oid for oid in apart if oid in on][:free]
-        rest = [{o: t for o, t in holder.held.items() if o in on and o not in alone} for holder in letting]
+        alone = [oid for oid in apart if oid in on][: max(0, free - len(letting) - 1 - queues)]
         held = self.held
+        rest = [{o: t for o, t in holder.held.items() if o in on and o not in alone} for holder in letting]
+        if len(rest) >= free:
+            rest = [{oid: table for part in rest for oid, table in part.items()}]
         parts = [part for part in (*({oid: held[oid]} for oid in alone), *rest) if part]
         spares = self._spares(len(parts))
         locked = all(spare.lock(part) for spare, part in zip(spares, parts, strict=True))

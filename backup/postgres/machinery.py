@@ -73,6 +73,10 @@ from pg_db_role_setting s left join pg_database d on d.oid = s.setdatabase left 
 where 'session_replication_role=replica' = any(s.setconfig) and (d.oid is null or d.datname = current_database())
 """
 
+_ROLES = """
+select oid::int8, quote_ident(rolname) from pg_roles where not rolsuper union all select 0, 'PUBLIC'
+"""
+
 _IDENTITIES = """
 select n.nspname::text, c.relname::text,
        case c.relreplident when 'd' then 'DEFAULT' when 'n' then 'NOTHING' when 'f' then 'FULL'
@@ -170,7 +174,7 @@ class Machinery:
 
     `moment` is the server's clock. `there` and `relations` are, by name and by OID, the relations that exist of those
     that were asked for. `replica` are the statements that take back session_replication_role = replica, where the
-    database or a role has it.
+    database or a role has it. `roles` are those that are no superusers, quoted where they must be, and PUBLIC, by OID.
     """
 
     moment: datetime
@@ -182,6 +186,7 @@ class Machinery:
     relations: frozenset[int] = frozenset()
     shapes: dict[Name, Shape] = field(default_factory=dict)
     replica: frozenset[str] = frozenset()
+    roles: dict[int, str] = field(default_factory=dict)
 
 
 def look_at_machinery(connection: Connection, names: Collection[Name], earlier: Machinery | None = None) -> Machinery:
@@ -271,6 +276,7 @@ def look_at_machinery(connection: Connection, names: Collection[Name], earlier: 
         ),
         shapes=look_at_shapes(connection, names),
         replica=frozenset(statement for (statement,) in connection.execute(_REPLICA)),
+        roles=dict(connection.execute(_ROLES).fetchall()),
     )
 
 

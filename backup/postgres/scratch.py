@@ -129,7 +129,10 @@ def _is_pooled(database: Database) -> bool:
 
 
 def count_sessions(connection: Connection) -> int | None:
-    """How many sessions the database has had, ours included; None on a server before PostgreSQL 14."""
+    """How many sessions the database has had, ours included; None on a server before PostgreSQL 14.
+
+    On that one it is what was known half a second ago.
+    """
     row = connection.execute(_SESSIONS).fetchone()
     return None if row is None else row[0]
 

@@ -13,10 +13,8 @@ Name = tuple[str, str]
 
 _TABLES = """
 select c.oid::int8, n.nspname::text, c.relname::text, c.relpersistence = 'u', c.relrowsecurity, c.relforcerowsecurity,
-       array(select array[case a.grantee when 0 then 'PUBLIC' else coalesce(quote_ident(rolname), a.grantee::text) end,
-                          a.privilege_type]
+       array(select array[a.grantee::text, a.privilege_type]
              from aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
-             left join pg_roles r on r.oid = a.grantee
              where a.privilege_type in ('SELECT', 'INSERT', 'UPDATE', 'DELETE'))
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('r', 'p')
@@ -82,6 +80,11 @@ class ColumnShape:
         """Whether an INSERT that does not name it fails."""
         return self.not_null and not self.identity and not self.generated and self.default is None
 
+    @property
+    def gives(self) -> bool:
+        """Whether an INSERT that does not name it has a value there all the same."""
+        return bool(self.identity) or self.generated or (self.default or "NULL").partition("::")[0] != "NULL"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attached:
@@ -114,7 +117,7 @@ class OwnedSequence:
 class Shape:
     """A table, as it is to those who write to it; columns by number.
 
-    `rights` are roles, quoted where they must be, or PUBLIC, each with what it may do with all of the table.
+    `rights` are OIDs of roles, 0 for PUBLIC, each with what it may do with all of the table.
     """
 
     oid: int
@@ -122,7 +125,7 @@ class Shape:
     unlogged: bool
     row_security: bool
     forced: bool
-    rights: frozenset[tuple[str, str]] = frozenset()
+    rights: frozenset[tuple[int, str]] = frozenset()
     columns: dict[int, ColumnShape] = field(default_factory=dict)
     attached: tuple[Attached, ...] = ()
     sequences: tuple[OwnedSequence, ...] = ()
@@ -154,7 +157,7 @@ def look_at_shapes(connection: Connection, names: Collection[Name]) -> dict[Name
             unlogged=unlogged,
             row_security=row_security,
             forced=forced,
-            rights=frozenset((role, privilege) for role, privilege in rights),
+            rights=frozenset((int(role), privilege) for role, privilege in rights),
             columns=columns[oid],
             attached=tuple(attached[oid]),
             sequences=tuple(sequences[oid]),

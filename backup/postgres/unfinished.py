@@ -50,15 +50,6 @@ order by 1
 """
 
 
-# Without what is shown of others the begin is NULL, and one may be new.
-_CONNECTED = """
-select exists (select from pg_stat_activity
-               where datname = current_database() and application_name is distinct from %(name)s
-                 and coalesce(backend_type, 'client backend') = 'client backend'
-                 and coalesce(backend_start >= %(since)s, true))
-"""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Running:
     """A statement that a backend of the server is running: the process, since when, and what, as far as shown.
@@ -84,12 +75,6 @@ def server_clock(connection: Connection) -> datetime:
     assert row is not None  # noqa: S101 - a query without FROM has one row
     moment: datetime = row[0]
     return moment
-
-
-def is_connected_since(connection: Connection, since: datetime) -> bool:
-    """Whether somebody else's connection to the database was made since, and is there, or may be that."""
-    [(connected,)] = connection.execute(_CONNECTED, {"name": APPLICATION_NAME, "since": since}).fetchall()
-    return bool(connected)
 
 
 def find_unfinished(connection: Connection, oids: Sequence[int], since: datetime) -> tuple[Running, ...]:

@@ -60,14 +60,14 @@ class Counting:
         size, last = _CHUNK, b""
         while length:
             piece = file.read(min(size, length))
-            if not piece:
+            if len(piece) < min(size, length):
                 raise BackupError(f"{self._name} became shorter while it was read.")
             whole = len(piece) == length
             counted = self._count_copied(piece) if self._copied else self._count_inserted(piece, whole=whole)
             if whole and counted < length:
                 break
-            # Not even a line: once more with twice as much.
-            size = size if counted else 2 * size
+            # Where it was not even a line, once more with twice as much.
+            size = max(_CHUNK, size // 2) if counted else 2 * size
             file.seek(counted - len(piece), os.SEEK_CUR)
             length, last = length - counted, (last + piece[-len(_COPY_END) :])[-len(_COPY_END) :]
             yield memoryview(piece)[:counted]
