@@ -71,7 +71,8 @@ def restore_into(
         for table in plan:
             table.done = done.get(table.saved.oid, Restored(added=0, differ=0, removed=0))
         _tell(plan, mode, session, report, proven=drill is not None)
-        for line in warnings.splitlines():
+        result.not_restored = tuple(warnings.splitlines())
+        for line in result.not_restored:
             report.warn(f"  {line}")
         if mode is not RestoreMode.ASIDE:
             try:

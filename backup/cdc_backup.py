@@ -6,6 +6,7 @@ What only some recipes need is imported by those: a plain backup is over before 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -75,6 +76,7 @@ class CDCBackup:
         self._dry = dry
         self._program = program
         # without these a recipe that is advised would look at other sessions, or at another database
+        config = config or os.environ.get("CDC_BACKUP_CONFIG")
         self._named = tuple(
             word for flag, value in (("--config", config), ("--path", path)) if value for word in (flag, str(value))
         )
@@ -389,6 +391,12 @@ class CDCBackup:
             owed = f"what the migration after {path.name} destroyed is not restored"
             why = owed if owing else "it is of another address"
             self._report.warn(f"{newest.name} is newer, and passed over, because {why}; --session takes it.")
+        unknown = [k for k in at_home if k.verdict and k.verdict.destroyed is None and k is not chosen]
+        for kept in unknown[:1]:
+            name = kept.listed.path.name
+            self._report.warn(
+                f"What the migration after {name} did is not known: {self._restore(name)} brings back what is gone."
+            )
         if not chosen.is_at(*place):
             self._report.warn(f"{path.name} is of a database at another address: see that it is this one.")
         return open_session(path)
@@ -442,7 +450,9 @@ class CDCBackup:
             if first:
                 refuse_strike(self._database, commands, self._program, self._report, self.result)
             asks = may_ask
-            if asks and not self._report.ask("Go on?" if first else question):
+            # Enter is no yes to a loss that was announced.
+            harmless = forecast is None or not forecast.losses
+            if asks and not self._report.ask("Go on?" if first else question, default=harmless):
                 kept = f"The backup {session.path} stays" if session else "Nothing was backed up"
                 raise DeclinedError("The answer was no.", untouched=f"{kept}, nothing was started.")
             if not session:
@@ -509,7 +519,7 @@ class CDCBackup:
         if newest and gone:
             self._report.warn(
                 f"The newest session, {newest.session}, holds {_some_of(gone)}: no CDC table of today. If that was not"
-                f" meant, restore --session {newest.session} brings back what is gone."
+                f" meant, {self._restore(newest.session)} brings back what is gone."
             )
 
     def _elsewhere(self, session: Session) -> Iterator[str]:
@@ -521,13 +531,17 @@ class CDCBackup:
             if names := [table.qualified for table in manifest.tables if table.qualified not in seen]:
                 yield (
                     f"{session.name} is of some tables alone, and lacks {_some_of(names)}:"
-                    f" restore --session {manifest.session} brings back what of that is gone."
+                    f" {self._restore(manifest.session)} brings back what of that is gone."
                 )
             seen.update(names)
             if not manifest.unasked:
                 break
         if nowhere := [name for name in session.manifest.unasked if name not in seen]:
             yield f"{session.name} is of some tables alone, and no session holds {_some_of(nowhere)}."
+
+    def _restore(self, session: str) -> str:
+        """What a person types to restore a session, from the same configuration."""
+        return f"{self._program}restore {shlex.join(['--session', session, *self._named])}"
 
     def _manifests(self) -> Iterator[Manifest]:
         """Those of the complete sessions of this database, newest first."""

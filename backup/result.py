@@ -132,6 +132,7 @@ class Result:
 
     `allowed` are the OIDs of tables that a person, asked while the migration ran, let a statement have; `reached` says
     whether others connected to the database or changed something there then, None where that is not known.
+    `not_restored` is what psql said of what a restore could not bring back.
     """
 
     status: Status | None = None
@@ -145,6 +146,7 @@ class Result:
     unguarded: dict[str, str] = field(default_factory=dict)
     taken: dict[int, int] = field(default_factory=dict)
     reached: bool | None = None
+    not_restored: tuple[str, ...] = ()
     allowed: frozenset[int] = frozenset()
     forecast: Forecast | None = None
     left: str = ""
@@ -250,6 +252,7 @@ class Result:
             }
         if self.plan is not None:
             value["restored"] = [_planned(plan) for plan in self.plan]
+            value["not_restored"] = list(self.not_restored)
         if self.sessions is not None:
             value["sessions"] = [_listed(kept) for kept in self.sessions]
         if self.pruned is not None:

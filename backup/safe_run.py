@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from backup.errors import BackupError, DatabaseError, DestroyedError, MigrationError
+from backup.errors import BackupError, CDCBackupError, DatabaseError, DestroyedError, MigrationError
 from backup.migration.command import Attended, MigrationCommand
 from backup.migration.drizzle import Outcome, judge_drizzle
 from backup.migration.faults import Part, find_faults, machinery_before
+from backup.migration.psql_command import judge_psql
 from backup.migration.rehearsal import Forecast
 from backup.migration.verdict import Change, Verdict, judge
 from backup.postgres.catalog import digest_catalog
@@ -36,6 +37,7 @@ _COUNTS_AT_ONCE = 150000
 def look_at_catalog(database: Database) -> str:
     """What the catalog is like now, to be compared with later."""
     with database.connect() as connection:
+        connection.execute("set lock_timeout = '10s'")  # a migration may have left a lock
         return digest_catalog(connection)
 
 
@@ -88,7 +90,15 @@ class SafeRun:
                 f"Nothing can be written beside the session: {error}.", untouched="The migration was not started."
             ) from error
         changes = {oid: told.change for oid, told in announced.items()}
-        with stand_guard(self.database, self.settings, changes, result, self.report, ask=self.ask):
+        with ExitStack() as held:
+            try:
+                held.enter_context(
+                    stand_guard(self.database, self.settings, changes, result, self.report, ask=self.ask)
+                )
+            except CDCBackupError:
+                if result.session:  # nothing was started that anybody could want to know of
+                    VerdictRecord.beside(result.session.path).unlink(missing_ok=True)
+                raise
             sessions, ours = self._count_sessions(), len(self.database.pids)
             failure = self._migrate(commands, catalog)
             ours = len(self.database.pids) - ours + 1  # the next look is one, and what comes meanwhile is not counted
@@ -208,6 +218,8 @@ class SafeRun:
             judgement = judge_drizzle(drizzle, attended.output, attended.returncode, catalog_changed=changed)
             self.report.say(judgement.sentence)
             return "" if judgement.outcome in (Outcome.APPLIED, Outcome.NOTHING_TO_DO) else judgement.sentence
+        if command.psql and (went_on := judge_psql(attended.output, attended.returncode)):
+            return went_on
         return f"{command} ended with exit code {attended.returncode}." if attended.returncode else ""
 
     def _conclude(self, failure: str) -> None:
@@ -238,6 +250,10 @@ class SafeRun:
             self.report.warn(f"{v.schema}.{v.name} was to be struck, and was not: did the command reach this database?")
         if spared == foreseen != [] and not failure:
             failure = f"In the rehearsal it struck CDC tables of {self.database}, and now none: it did something else."
+        if not failure and any(strike.refused for strike in self.result.strikes or ()):
+            failure = (
+                "The guard cancelled a statement of it, and it went on: what came before and after that may be done."
+            )
         lost = [v for v in verdict if v.is_loss and not v.announced]
         faults = [fault for fault in self.result.faults if fault.is_loss]
         sentence = sentence_of(verdict, faults)

@@ -7,6 +7,7 @@ from backup.migration.faults import Fault, Part
 from backup.migration.verdict import Change, Verdict
 from backup.report import plural, visible
 from backup.session.folder import Session
+from backup.session.statements import identifier
 
 
 def sentence_of(verdicts: Sequence[Verdict], faults: Sequence[Fault]) -> str:
@@ -60,8 +61,13 @@ def ways_back(
         )
     if lost and session is None:
         ways.append("There is no backup of it: --without-backup was given.")
-    if any(v.change is Change.RENAMED for v in lost):
-        ways.append("What was renamed is whole: ALTER TABLE … RENAME TO … gives it back its name.")
+    if renamed := [v for v in lost if v.moved_to]:
+        ways.append("\n".join(("What has another name is there; these give it back its own:", *map(_rename, renamed))))
+    if replaced := [visible(f"{v.schema}.{v.name}") for v in lost if v.change is Change.REPLACED and v.in_place]:
+        ways.append(
+            f"Into {', '.join(replaced)}, the table of today, come rows alone. Keys, defaults, indexes and grants come"
+            " back as they were where it has another name, or is dropped, before that."
+        )
     statements = dict.fromkeys(fault.way_back for fault in faults if fault.way_back)
     if statements:
         first = "Once its tables are back, these" if lost else "These"
@@ -88,6 +94,21 @@ def restores(lost: Sequence[Verdict], session: Session, *, restore: str, named: 
         yield f"This brings it back beside what is there, to compare:{command(aside, '--mode', 'aside')}"
     if changed:
         yield f"This makes it what it was, and rows of today go:{command(changed, '--mode', 'replace')}"
+
+
+def _rename(verdict: Verdict) -> str:
+    """What gives a table its schema and name again, once nothing else has them."""
+    assert verdict.moved_to  # noqa: S101 - of these alone
+    schema, name = verdict.moved_to
+    statements = []
+    if schema != verdict.schema:
+        statements.append(f"ALTER TABLE {identifier(schema, name)} SET SCHEMA {identifier(verdict.schema)};")
+    if name != verdict.name:
+        statements.append(f"ALTER TABLE {identifier(verdict.schema, name)} RENAME TO {identifier(verdict.name)};")
+    first = (
+        f"  -- another table is called {visible(f'{verdict.schema}.{verdict.name}')} now: rename or drop that first\n"
+    )
+    return (first if verdict.namesake else "") + "  " + " ".join(statements)
 
 
 def _is_changed(verdict: Verdict) -> bool:

@@ -14,6 +14,7 @@ from typing import Literal
 import pytest
 from psycopg import sql
 
+from backup.migration.guard import ALONE
 from backup.postgres.embedded import Server
 from tests.attending import Leash
 from tests.chain import (
@@ -34,7 +35,7 @@ from tests.chain import (
 )
 from tests.lacking import lacking
 from tests.servers import fresh_database
-from tests.sessions import fresh_role
+from tests.sessions import fresh_role, rows
 
 QUESTION = r"Back them up and go on\?"
 NOT_STARTED = "The migration was not started."
@@ -532,6 +533,34 @@ def test_a_command_that_reaches_another_database_does_not_end_in_silence(project
         assert "No connection to" not in ended.said
 
 
+def test_psql_that_went_on_after_an_error_did_not_do_its_work(project: Project) -> None:
+    program = (str(project.database.server.binaries / "psql"), "-X", f"--dbname={project.database.url}")
+    ended = project.cdc("run-safe", "--yes", "--", *program, "-c", "select 1/0", "-c", "select 'ERROR:  not one'")
+    assert ended.code == 5, ended.said
+    assert "psql went on after 'ERROR:  division by zero'" in ended.said
+    ended = project.cdc("run-safe", "--yes", "--", *program, "-c", "select 'ERROR:  not one'")
+    assert ended.code == 0, ended.said
+
+
+def test_a_run_that_was_refused_leaves_nothing_that_nobody_knows(project: Project) -> None:
+    with project.database.connect() as other:
+        other.execute("select pg_advisory_lock(%s)", [ALONE])
+        ended = project.cdc("run-safe", "--yes", "--", *MARK)
+    assert ended.code == 3
+    assert "Another run rehearses or migrates" in ended.said
+    assert project.json("list")[0]["sessions"][0]["destroyed"] is None
+    assert list(project.backups.glob("*.verdict.json")) == []
+
+
+def test_enter_is_no_yes_to_a_loss_that_was_announced(project: Project) -> None:
+    project.configure(rehearse="on")
+    with project.terminal(CDC_BACKUP, "run-safe", "--rehearse", "--", *psql(project, "drop table _cdc_users")) as shown:
+        shown.expect(r"Go on\?")
+        shown.sendline("")
+        assert end(shown)[0] == 4
+    assert len(rows(project.database, "_cdc_users")) == 3
+
+
 # switched off
 
 
@@ -677,6 +706,8 @@ def test_a_password_is_nowhere_whether_it_is_right_or_wrong(embedded_server: Ser
         "host=127.0.0.1 password={} user=u",
         "postgresql://127.0.0.1:1/shop?user=u&password={}",
         "PGPASSWORD={}",
+        "--token={}",
+        "DB_PASS={}",
     ],
 )
 def test_a_password_in_the_commands_own_arguments_is_not_repeated(project: Project, word: str) -> None:

@@ -145,14 +145,15 @@ def test_a_loss_a_restore_and_the_list_tell_the_same_story(project: Project) -> 
     assert value["verdict"][-1]["rows_after"] is None
 
     looked, _ = project.json("restore", "--dry-run")
-    holds(looked, "restored")
+    holds(looked, "restored", "not_restored")
     assert looked["status"] == "dry run"
     assert {entry["rows_added"] for entry in looked["restored"]} == {None}
 
     restored, _ = project.json("restore")
-    holds(restored, "restored")
+    holds(restored, "restored", "not_restored")
     assert restored["status"] == "restored"
     assert restored["session"] == value["session"]
+    assert restored["not_restored"] == []
     assert restored["restored"][-1] == {
         "schema": "public",
         "name": "_cdc_users",

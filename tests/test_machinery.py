@@ -285,6 +285,11 @@ LESS = {
         "public.users no longer writes to public._cdc_users: its trigger cdc_users_audit is there, and its function "
         "public.audit_users() does not speak of it any more.",
     ),
+    "a table that has the name now, without the trigger": (
+        "alter table users rename to people; create table users (like people including all)",
+        "public.users is another table now, and nothing writes its changes to public._cdc_users: the trigger "
+        "cdc_users_audit is on public.people.",
+    ),
     "UNLOGGED": (
         "alter publication feed drop table _cdc_users; alter table _cdc_users set unlogged",
         "public._cdc_users is UNLOGGED now: its rows are gone after the next crash, and nothing is sent on.",
@@ -388,6 +393,14 @@ TOLD = {
         "revoke insert, select on _cdc_users from public",
         "PUBLIC has lost the right to INSERT, SELECT on public._cdc_users.",
     ),
+    "a rule by which nothing is written": (
+        "create rule nothing as on insert to _cdc_users do instead nothing",
+        "The rule nothing on public._cdc_users is new: what is written may be changed by it, or go nowhere.",
+    ),
+    "a trigger by which nothing may be written": (
+        "create trigger first before insert on _cdc_all for each row execute function unrelated()",
+        "The trigger first on public._cdc_all is new: what is written may be changed by it, or go nowhere.",
+    ),
     "an index": ("drop index by_op", "The index by_op on public._cdc_users is gone."),
     "a view": ("drop view shown", "The view shown on public._cdc_all is gone."),
 }
@@ -462,6 +475,17 @@ def test_a_trigger_that_outlives_its_table_makes_writes_fail_and_that_is_told_fi
     assert (first.part, first.sentence, first.is_loss) == (Part.WRITES_FAIL, sentence, True)
     with pytest.raises(psycopg.errors.UndefinedTable):
         captured.database.execute(insert)
+
+
+def test_a_lock_that_a_migration_left_is_not_waited_for_without_end(
+    captured: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backup.migration.faults._LOCK_WAIT", "100ms")
+    with captured.database.connect(autocommit=False) as left:
+        left.execute("drop table _cdc_roles")
+        (fault,) = captured.faults()
+        left.rollback()
+    assert (fault.part, fault.is_loss) == (Part.UNKNOWN, True)
 
 
 def test_a_trigger_that_does_not_fire_breaks_nothing(captured: Looked) -> None:

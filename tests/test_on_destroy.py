@@ -37,6 +37,13 @@ def test_where_nobody_can_be_asked_what_was_not_announced_is_cancelled(project: 
     assert {table["change"] for table in value["verdict"]} == {"untouched"}
 
 
+def test_a_command_that_went_on_after_the_guard_cancelled_a_statement_of_it_is_no_success(project: Project) -> None:
+    project.configure(rehearse="off", on_destroy="stop")
+    value, ended = project.json("run-safe", "--yes", "--", *psql(project, DROP, end="exit 0"))
+    assert (ended.code, value["migration"]["exit_code"]) == (5, 0)
+    assert "The guard cancelled a statement of it, and it went on" in value["message"]
+
+
 def test_what_was_announced_goes_on_and_only_that(project: Project) -> None:
     project.configure(rehearse="on", on_destroy="stop")
     value, ended = project.json("run-safe", "--yes", "--", *psql(project, DROP))

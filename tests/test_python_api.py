@@ -54,6 +54,19 @@ def test_a_table_that_is_gone_since_the_newest_session_is_named_once(
     assert "holds public._cdc_other, public._cdc_roles: no CDC" in " ".join(capsys.readouterr().out.split())
 
 
+def test_an_advice_leads_to_the_same_configuration_also_where_a_variable_names_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = (project.folder / "config" / "backup.yml").rename(project.folder / "elsewhere.yml")
+    monkeypatch.setenv("CDC_BACKUP_CONFIG", str(file))
+    newest = CDCBackup().run_backup()[0].parent.name
+    project.database.execute("drop table _cdc_users")
+    capsys.readouterr()
+    CDCBackup().run_backup()
+    advice = f"cdc-backup restore --session {newest} --config {file} brings back what is gone."
+    assert advice in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_session_of_some_tables_says_so_and_what_it_lacks_is_told_with_where_it_is(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,7 +85,7 @@ def test_a_session_of_some_tables_says_so_and_what_it_lacks_is_told_with_where_i
     told = " ".join(capsys.readouterr().out.split())
     assert told.endswith(
         f"{some.name} is of some tables alone, and lacks public._cdc_empty, public._cdc_roles:"
-        f" restore --session {whole} brings back what of that is gone."
+        f" cdc-backup restore --session {whole} brings back what of that is gone."
     )
     # What the newest one of all tables holds is missed, though a newer one of some is there.
     CDCBackup().run_backup()

@@ -258,6 +258,36 @@ def test_a_table_that_was_rewritten_has_its_rows_by_the_fingerprint_of_the_drill
     assert on(value["verdict"], "_cdc_users")["change"] == "unknown"
 
 
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("alter table _cdc_users rename to old_users",),
+        ("create schema attic", "alter table _cdc_users set schema attic"),
+        ("create schema attic", 'alter table _cdc_users rename to "Old"', 'alter table "Old" set schema attic'),
+        ("alter table _cdc_users rename to old_users", "create table _cdc_users (id int)"),
+    ],
+)
+def test_the_statements_that_are_printed_give_a_table_its_name_again(
+    embedded_server: Server, tmp_path: Path, statements: tuple[str, ...]
+) -> None:
+    with new_project(embedded_server, tmp_path / "project") as project:
+        value, ended = project.json("run-safe", "--yes", "--", *psql(project, *statements))
+        assert ended.code == 6, ended.said
+        if "-- another table is called public._cdc_users now" in value["message"]:
+            project.database.execute("drop table _cdc_users")
+        for line in value["message"].splitlines():
+            if line.startswith("  ALTER TABLE"):
+                project.database.execute(line)
+        assert len(rows(project.database, "_cdc_users")) == 3
+
+
+def test_what_a_restore_into_another_table_of_the_name_does_not_bring_back_is_said(project: Project) -> None:
+    anew = psql(project, "drop table _cdc_users", "create table _cdc_users (id int, name text, note text)")
+    value, ended = project.json("run-safe", "--yes", "--", *anew)
+    assert ended.code == 6, ended.said
+    assert "Into public._cdc_users, the table of today, come rows alone." in value["message"]
+
+
 def test_a_server_that_is_gone_leaves_a_verdict_of_unknown_and_that_is_a_loss(
     embedded_server: Server, tmp_path: Path
 ) -> None:

@@ -14,8 +14,15 @@ from backup.process import Attended, attend
 
 __all__ = ["Attended", "MigrationCommand", "without_passwords"]
 
-_PASSWORDS = (re.compile(r"(://[^:/@?#\s]*:)\S*(?=@)"), re.compile(r"(password=)('[^']*'|[^\s&]+)", re.IGNORECASE))
-"""In a URL; in its query, in a keyword string, in an assignment like `PGPASSWORD=…`."""
+_WORDS = r"pass|passwd|password|token|secret"
+_PASSWORDS = (
+    re.compile(r"(://[^:/@?#\s]*:)\S*(?=@)"),
+    re.compile(rf"((?:{_WORDS})=)('[^']*'|[^\s&]+)", re.IGNORECASE),
+)
+"""In a URL; in its query, in a keyword string, in an assignment like `PGPASSWORD=…` or an option like `--token=…`."""
+
+_NAMES_ONE = re.compile(rf"--?[\w-]*(?:{_WORDS})", re.IGNORECASE)
+"""An option whose value is the next word."""
 
 _SCRIPTS = 2
 
@@ -40,7 +47,16 @@ class MigrationCommand:
     @property
     def shown(self) -> tuple[str, ...]:
         """The command line as it may be shown: a password in a connection string is not."""
-        return tuple(map(without_passwords, self.argv))
+        before = ("", *self.argv)
+        return tuple(
+            "***" if _NAMES_ONE.fullmatch(option) and not word.startswith("-") else without_passwords(word)
+            for option, word in zip(before, self.argv, strict=False)
+        )
+
+    @property
+    def psql(self) -> bool:
+        """Whether it is psql itself, which goes on after an error, and then ends well."""
+        return Path(self.argv[0]).name == "psql"
 
     @property
     def drizzle(self) -> tuple[str, ...]:
@@ -100,7 +116,7 @@ class MigrationCommand:
                 environment=environment,
                 cwd=self.directory,
                 stdout_to_stderr=stdout_to_stderr,
-                listen=bool(self.drizzle),
+                listen=bool(self.drizzle) or self.psql,
                 time_limit=time_limit,
             )
         except ProcessError as error:

@@ -17,6 +17,8 @@ from backup.postgres.machinery import Machinery, Trigger, look_at_machinery, sta
 from backup.postgres.shapes import Name, find_sequences_behind
 from backup.postgres.tables import Table, find_tables_by
 
+_LOCK_WAIT = "10s"
+
 __all__ = ["Fault", "Part", "find_faults", "machinery_before"]
 
 
@@ -40,6 +42,8 @@ def find_faults(
     names = [(table.schema, table.name) for table in tables]
     try:
         with database.connect() as connection:
+            # The text of a default or a view waits for who has its table for himself, which may be for ever.
+            connection.execute("select set_config('lock_timeout', %s, false)", [_LOCK_WAIT])
             found = {table.oid: table for table in find_tables_by(connection, [t.oid for t in tables], names)}
             now = {
                 (t.schema, t.name): (found[t.oid].schema, found[t.oid].name) if t.oid in found else (t.schema, t.name)
@@ -47,9 +51,7 @@ def find_faults(
             }
             after = look_at_machinery(connection, {*names, *now.values()}, before)
             looks = Looks(before, after, {old: new for old, new in now.items() if new in after.there})
-            with connection.transaction():
-                connection.execute("set local lock_timeout = '10s'")
-                behind = find_sequences_behind(connection, sequences_set_back(looks))
+            behind = find_sequences_behind(connection, sequences_set_back(looks))
     except (DatabaseError, psycopg.Error) as error:
         said = " ".join(str(error).split())
         return (Fault(part=Part.UNKNOWN, sentence=f"What writes the CDC tables could not be looked at again: {said}"),)
@@ -64,6 +66,8 @@ def find_faults(
         *lost_publications(looks),
         *changed_identities(looks),
         *_silenced(looks),
+        *_new_obstacles(looks),
+        *_left_behind(looks),
         *changed_tables(looks),
     )
     let_go = {(v.schema, v.name) for v in verdicts if v.announced}
@@ -241,6 +245,49 @@ def _lost_functions(looks: Looks, told: set[int]) -> Iterator[Fault]:
                 way_back=script([function.definition]),
                 tables=function.names,
                 is_loss=False,
+            )
+
+
+def _new_obstacles(looks: Looks) -> Iterator[Fault]:
+    """Rules and BEFORE triggers that are new on a CDC table, and by which what is written may go nowhere."""
+    before = {trigger.oid for trigger in looks.before.triggers}
+    known = {(t.on, t.name) for t in looks.before.triggers}
+    called = {new: old for old, new in looks.now.items()}
+    for trigger in looks.after.triggers:
+        name = called.get(trigger.on)
+        if name is None or not trigger.fires or trigger.oid in before or (name, trigger.name) in known:
+            continue
+        instead = " BEFORE " in trigger.definition or (trigger.kind == "rule" and " DO INSTEAD " in trigger.definition)
+        if instead and "INSERT" in trigger.events:
+            drop = f"DROP {trigger.kind.upper()} {sql.Identifier(trigger.name).as_string()} ON "
+            yield Fault(
+                part=Part.WRITES_FAIL,
+                sentence=f"The {trigger.kind} {trigger.name} on {show(name)} is new: what is written may be changed by "
+                "it, or go nowhere.",
+                way_back=script([drop + sql.Identifier(*trigger.on).as_string()]),
+                tables=frozenset([name]),
+                is_loss=False,
+            )
+
+
+def _left_behind(looks: Looks) -> Iterator[Fault]:
+    """Triggers that went along with a table to its other name, while another table has the name that it had."""
+    captured = looks.captured()
+    after = {trigger.oid: trigger for trigger in looks.after.triggers}
+    for trigger in looks.before.triggers:
+        same = after.get(trigger.oid)
+        if not (trigger.fires and trigger.names and same) or same.on == trigger.on:
+            continue
+        lost = {name for name in trigger.names for e in trigger.events if not captured.get((trigger.on, e, name))}
+        if trigger.on in looks.after.there and lost and trigger.on not in looks.before.identities:
+            yield Fault(
+                part=Part.TRIGGER,
+                sentence=f"{show(trigger.on)} is another table now, and nothing writes its changes to {listed(lost)}: "
+                f"the {trigger.kind} {trigger.name} is on {show(same.on)}.",
+                way_back=script([trigger.definition])
+                if same.name == trigger.name and trigger.kind == "trigger"
+                else "",
+                tables=frozenset(lost),
             )
 
 

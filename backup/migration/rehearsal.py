@@ -14,6 +14,7 @@ from backup.migration.command import MigrationCommand, without_passwords
 from backup.migration.drizzle import Outcome, judge_drizzle, question_of
 from backup.migration.drizzle_unasked import Unasked, unasked
 from backup.migration.faults import Fault, find_faults, machinery_before
+from backup.migration.psql_command import judge_psql
 from backup.migration.redirect import Tool, leads_by_pg, probe, redirected, tool_of, why_not
 from backup.migration.verdict import Change, Verdict, judge
 from backup.postgres.catalog import digest_catalog
@@ -326,6 +327,8 @@ def _refuse_changes(command: MigrationCommand, database: Database, before: _Seen
 def _failure(command: MigrationCommand, tried: Tried, *, changed: bool) -> str:
     """Why the command did not do its work, or nothing."""
     drizzle = command.drizzle
+    if command.psql and (went_on := judge_psql(tried.output, tried.returncode)):
+        return went_on
     if not drizzle:
         return f"{command} ended with exit code {tried.returncode}." if tried.returncode else ""
     judgement = judge_drizzle(drizzle, tried.output, tried.returncode, catalog_changed=changed)

@@ -39,7 +39,8 @@ class Verdict:
     migration or others meanwhile; but `by_others` says that the rehearsal of the migration changed none. `announced`
     says that a person agreed to no less than this, before or at the moment when it happened. `also` are the columns
     that are gone, and another name, whatever happened to the rows. `in_place` says that what was lost can go back
-    where it was: the table has no other name, and no fewer columns.
+    where it was: the table has no other name, and no fewer columns. `moved_to` is its other name, as schema and name;
+    `namesake` says that another table has its own.
     """
 
     schema: str
@@ -54,6 +55,8 @@ class Verdict:
     in_place: bool = True
     announced: bool = False
     by_others: bool = False
+    moved_to: tuple[str, str] | None = None
+    namesake: bool = False
 
     @property
     def is_loss(self) -> bool:
@@ -228,6 +231,8 @@ def _compare(before: Table, rows_before: int, same: Table | None, namesake: Tabl
         detail=", ".join(details),
         also=(*lost, *moved),
         in_place=in_place,
+        moved_to=(same.schema, same.name) if same and moved else None,
+        namesake=namesake is not None and namesake is not same,
     )
 
 

@@ -278,11 +278,19 @@ def each_session(root: Path) -> Iterator[Listed]:
     """The sessions of `list_sessions`, each read when it is asked for."""
     if not root.is_dir():
         return
+    try:
+        found = list(root.iterdir())
+    except OSError as error:
+        raise UsageError(
+            f"The sessions in {root} cannot be listed: {error.strerror}.",
+            untouched="Nothing was done.",
+            remedy="Run this as the user who backs up, or give yours the right to read and enter the folder.",
+        ) from error
     names = sorted(
         # A link is somebody else's, whatever its name.
         (
             path
-            for path in root.iterdir()
+            for path in found
             if path.is_dir() and not path.is_symlink() and _NAME.fullmatch(path.name.removeprefix(_PARTIAL))
         ),
         key=lambda path: path.name.removeprefix(_PARTIAL),
