@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from backup.errors import (
     BackupError,
     CDCBackupError,
+    DatabaseError,
     DeclinedError,
     ProcessError,
     UsageError,
@@ -166,7 +167,6 @@ class CDCBackup:
             CDCBackupError: the backup failed or was declined, and nothing was started.
         """
         from backup.foresee import refuse_elsewhere
-        from backup.safe_run import look_at_catalog
 
         everything = [*([before] if before else []), *commands]
         for command in everything:
@@ -186,7 +186,7 @@ class CDCBackup:
                         self.result.horizon = snapshot.horizon
                 else:
                     agreed = self.prepare(commands, ask=ask, rehearse=rehearse)
-                catalog = look_at_catalog(self._database)
+                catalog = self._catalog(needed=any(command.drizzle for command in commands))
             except BackupError as error:
                 if "not started" not in error.untouched:
                     error.untouched = f"{error.untouched} The migration was not started.".strip()
@@ -538,6 +538,17 @@ class CDCBackup:
                 break
         if nowhere := [name for name in session.manifest.unasked if name not in seen]:
             yield f"{session.name} is of some tables alone, and no session holds {_some_of(nowhere)}."
+
+    def _catalog(self, *, needed: bool) -> str:
+        """A digest of the catalog; empty where somebody has locked what it speaks of, unless it is needed."""
+        from backup.safe_run import look_at_catalog
+
+        try:
+            return look_at_catalog(self._database)
+        except DatabaseError:
+            if needed:
+                raise
+            return ""
 
     def _restore(self, session: str) -> str:
         """What a person types to restore a session, from the same configuration."""

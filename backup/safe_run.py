@@ -72,7 +72,7 @@ class SafeRun:
         self.result.ran.clear()  # it was no migration
 
     def run(self, commands: Sequence[MigrationCommand], catalog: str) -> None:
-        """Run the commands one after the other, and judge what they did; `catalog` is as it was before.
+        """Run the commands one after the other, and judge what they did; `catalog` is as it was before, if known.
 
         Raises:
             MigrationError: a command failed, or did not do its work.
@@ -102,7 +102,7 @@ class SafeRun:
             sessions, ours = self._count_sessions(), len(self.database.pids)
             failure = self._migrate(commands, catalog)
             ours = len(self.database.pids) - ours + 1  # the next look is one, and what comes meanwhile is not counted
-            if sessions and (now := self._count_sessions()):
+            if sessions is not None and (now := self._count_sessions()) is not None:
                 result.reached = now - sessions > ours
             unfinished = self._wait(machinery)
         with step("Judging"):
@@ -126,7 +126,7 @@ class SafeRun:
                 result.reached = True
             elif result.reached is False:
                 with suppress(DatabaseError):
-                    result.reached = look_at_catalog(self.database) != catalog
+                    result.reached = not catalog or look_at_catalog(self.database) != catalog
         told = {fault.sentence for fault in self.agreed.faults} if self.agreed else set()
         result.faults = tuple(replace(f, is_loss=False) if f.sentence in told else f for f in faults)
         losses = [v for v in verdict if v.is_loss]

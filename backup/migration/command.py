@@ -1,5 +1,6 @@
 """The command that migrates, whatever it is."""
 
+import os
 import re
 import shlex
 import shutil
@@ -24,6 +25,9 @@ _PASSWORDS = (
 _NAMES_ONE = re.compile(rf"--?[\w-]*(?:{_WORDS})", re.IGNORECASE)
 """An option whose value is the next word."""
 
+_SCRIPT = re.compile(r"-[A-Za-z0-9]*[cf]|--command|--file")
+"""psql's options for one; where a person types statements, an error is his."""
+
 _SCRIPTS = 2
 
 
@@ -46,7 +50,7 @@ class MigrationCommand:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The command line as it may be shown: a password in a connection string is not."""
+        """The command line as it may be shown: without passwords and the like."""
         before = ("", *self.argv)
         return tuple(
             "***" if _NAMES_ONE.fullmatch(option) and not word.startswith("-") else without_passwords(word)
@@ -55,8 +59,9 @@ class MigrationCommand:
 
     @property
     def psql(self) -> bool:
-        """Whether it is psql itself, which goes on after an error, and then ends well."""
-        return Path(self.argv[0]).name == "psql"
+        """Whether it is psql with a script, which goes on after an error, and then ends well."""
+        scripts = any(map(_SCRIPT.match, self.argv[1:])) or not os.isatty(0)
+        return Path(self.argv[0]).name == "psql" and scripts
 
     @property
     def drizzle(self) -> tuple[str, ...]:

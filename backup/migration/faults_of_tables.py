@@ -163,7 +163,7 @@ def changed_tables(looks: Looks) -> Iterator[Fault]:
         yield from _revoked(looks, name, before, after)
         for column in before.columns.values():
             now = _same(column, before, after)
-            if now and column.gives and not (now.gives or now.not_null):
+            if now and column.default and column.gives and not (now.gives or now.not_null):
                 yield Fault(
                     part=Part.TABLE,
                     sentence=f"The column {now.name} of {show(name)} has no default now: what does not name it is NULL "
