@@ -47,7 +47,7 @@ def restore_into(
         full = {table.oid for table in (delta.tables if delta else ())}
         for p in plan if mode is RestoreMode.MISSING else ():
             p.idle = p.state is State.CHANGED and not p.saved.rows and p.saved.oid not in full
-        _announce(database, session, plan, mode, report)
+        _announce(database, session, plan, mode, report, even_renamed=even_renamed)
         _refuse(plan, mode, even_renamed=even_renamed)
         if plan_only:
             result.status = Status.DRY_RUN
@@ -229,7 +229,13 @@ def _plan(
 
 
 def _announce(
-    database: Database, session: Session, plan: Sequence[TablePlan], mode: RestoreMode, report: Report
+    database: Database,
+    session: Session,
+    plan: Sequence[TablePlan],
+    mode: RestoreMode,
+    report: Report,
+    *,
+    even_renamed: bool,
 ) -> None:
     report.say(f"Into {database}, mode {mode}:")
     report.table(
@@ -240,19 +246,23 @@ def _announce(
                 f"{p.state}: {p.detail}" if p.detail else p.state,
                 "-" if p.rows_today is None else f"{p.rows_today:,}",
                 f"{p.saved.rows:,}",
-                "nothing: the backup has no rows of it" if p.idle else _will_do(p, mode, session),
+                "nothing: the backup has no rows of it"
+                if p.idle
+                else _will_do(p, mode, session, even_renamed=even_renamed),
             )
             for p in plan
         ],
     )
 
 
-def _will_do(plan: TablePlan, mode: RestoreMode, session: Session) -> str:
+def _will_do(plan: TablePlan, mode: RestoreMode, session: Session, *, even_renamed: bool) -> str:
     match mode, plan.state:
         case RestoreMode.ASIDE, _:
             return f"restored as {restore_schema(session)}.{aside_name(plan.saved.schema_name, plan.saved.name)}"
         case _, State.GONE:
             return "brought back"
+        case _, State.RENAMED if even_renamed:
+            return "brought back beside it"
         case _, State.RENAMED:
             return "refused: it is there under another name"
         case _, State.CHANGED:

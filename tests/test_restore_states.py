@@ -334,8 +334,9 @@ def test_a_renamed_table_that_kept_its_indexes_names_is_left_alone(changes: Fres
     session = write(changes, tmp_path)
     changes.execute("alter table _cdc_users rename to users_log")
     before = everything(changes)
-    with pytest.raises(RestoreError, match="already exists"):
+    with pytest.raises(RestoreError, match="already exists") as raised:
         bring_back(changes, session, even_renamed=True)
+    assert "--mode aside brings the rows into a schema of their own" in raised.value.remedy
     assert everything(changes) == before
 
 

@@ -18,6 +18,7 @@ from backup.session.statements import literal
 _LINE = re.compile(r"^cdc: (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
 _OF_DELTA = re.compile(r"^cdc delta: (\d+) (\d+) (\d+)$", re.MULTILINE)
 _END = "cdc: committed"
+_NAME_TAKEN = re.compile(r'relation ("[^"]+") already exists')
 _NO_LABEL = re.compile(r'invalid input value for enum (.+): "(.*)"$', re.MULTILINE)
 _LOST = ("server closed", "were cut off")
 """What is said then: by libpq, and of a psql in a container by us."""
@@ -140,6 +141,11 @@ def _remedy(stderr: str, *, with_delta: bool) -> str:
             f"The type {lacking[1]} has no such label any more. Give it back for the restore: ALTER TYPE {lacking[1]}"
             f" ADD VALUE {literal(lacking[2])}; or, where it was renamed, RENAME VALUE … back to it."
             " In an empty database the type comes back as it was."
+        )
+    if taken := _NAME_TAKEN.search(stderr):
+        return (
+            f"What is called {taken[1]} today keeps that from coming back; a table that was renamed keeps the names of"
+            " its sequences and indexes. Rename or drop it, or --mode aside brings the rows into a schema of their own."
         )
     if with_delta:
         return (
