@@ -76,11 +76,12 @@ class CDCBackup:
         self._report = report or Report()
         self._dry = dry
         self._program = program
-        # without these a recipe that is advised would look at other sessions, or at another database
-        config = config or os.environ.get("CDC_BACKUP_CONFIG")
         self._named = tuple(
             word for flag, value in (("--config", config), ("--path", path)) if value for word in (flag, str(value))
         )
+        # Without these a recipe that is advised would look at other sessions, or at another database.
+        variable = None if config else os.environ.get("CDC_BACKUP_CONFIG")
+        self._leading = (*(("--config", variable) if variable else ()), *self._named)
 
     def run_backup(self, tables: Sequence[str] = (), *, interactive: bool = False) -> list[Path]:
         """Back up every CDC table, or those named, into a new session.
@@ -206,7 +207,7 @@ class CDCBackup:
             agreed=agreed,
             ask=ask,
             restore=f"{self._program}restore",
-            named=self._named,
+            named=self._leading,
             report=self._report,
             result=self.result,
         )
@@ -552,7 +553,7 @@ class CDCBackup:
 
     def _restore(self, session: str) -> str:
         """What a person types to restore a session, from the same configuration."""
-        return f"{self._program}restore {shlex.join(['--session', session, *self._named])}"
+        return f"{self._program}restore {shlex.join(['--session', session, *self._leading])}"
 
     def _manifests(self) -> Iterator[Manifest]:
         """Those of the complete sessions of this database, newest first."""

@@ -203,7 +203,7 @@ def test_a_migration_file_that_drops_a_table_is_applied_without_a_word_and_judge
     write_migration(changelog, "DROP TABLE _cdc_users;", "DELETE FROM _cdc_roles WHERE id = 1;")
     value, ended = changelog.json("full-safe")
     assert ended.code == 6, ended.said
-    assert value["migration"] == {"argv": ["npx", "drizzle-kit", "migrate"], "exit_code": 0}
+    assert value["migration"] == {"argv": ["npx", "drizzle-kit", "migrate"], "exit_code": 0, "reached": True}
     assert changes(changelog) == {"public._cdc_users": "dropped", "public._cdc_roles": "rows lost"}
     assert changelog.database.rows("select count(*) from users") == [(0,)], "generate's file was applied too"
     assert changelog.run(*ended.advised[0]).code == 0
@@ -214,7 +214,7 @@ def test_a_migrate_that_fails_undoes_its_files_and_says_so_although_drizzle_kit_
     write_migration(changelog, "DROP TABLE _cdc_users;", "DROP TABLE nowhere;")
     value, ended = changelog.json("full-safe")
     assert ended.code == 5, ended.said
-    assert value["migration"] == {"argv": ["npx", "drizzle-kit", "migrate"], "exit_code": 1}
+    assert value["migration"] == {"argv": ["npx", "drizzle-kit", "migrate"], "exit_code": 1, "reached": True}
     assert "drizzle-kit migrate" in value["message"]
     assert {verdict["change"] for verdict in value["verdict"]} == {"untouched"}
 

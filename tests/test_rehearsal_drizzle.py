@@ -86,7 +86,7 @@ def test_what_a_person_agreed_to_on_the_terminal_is_no_unannounced_loss(shop: Pr
     with shop.terminal(CDC_BACKUP, "push-safe") as shown:
         shown.expect(r"will drop `_cdc_permissions` \(6 rows\), `_cdc_roles` \(2 rows\) and `_cdc_users` \(10 rows\)")
         shown.expect(r"Go on\?")
-        shown.send("\r")
+        shown.send("y\r")
         shown.expect("Yes, I want")
         shown.send("\x1b[B")
         shown.expect("❯ Yes")
