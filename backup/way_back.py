@@ -61,8 +61,8 @@ def ways_back(
         )
     if lost and session is None:
         ways.append("There is no backup of it: --without-backup was given.")
-    if renamed := [v for v in lost if v.moved_to]:
-        ways.append("\n".join(("What has another name is there; these give it back its own:", *map(_rename, renamed))))
+    if renamed := [_rename(v, *v.moved_to) for v in lost if v.moved_to]:
+        ways.append("\n".join(("What has another name is there; these give it back its own:", *renamed)))
     if replaced := [visible(f"{v.schema}.{v.name}") for v in lost if v.change is Change.REPLACED and v.in_place]:
         ways.append(
             f"Into {', '.join(replaced)}, the table of today, come rows alone. Keys, defaults, indexes and grants come"
@@ -96,10 +96,8 @@ def restores(lost: Sequence[Verdict], session: Session, *, restore: str, named: 
         yield f"This makes it what it was, and rows of today go:{command(changed, '--mode', 'replace')}"
 
 
-def _rename(verdict: Verdict) -> str:
-    """What gives a table its schema and name again, once nothing else has them."""
-    assert verdict.moved_to  # noqa: S101 - of these alone
-    schema, name = verdict.moved_to
+def _rename(verdict: Verdict, schema: str, name: str) -> str:
+    """What gives a table, which is called so now, its schema and name again, once nothing else has them."""
     statements = []
     if schema != verdict.schema:
         statements.append(f"ALTER TABLE {identifier(schema, name)} SET SCHEMA {identifier(verdict.schema)};")

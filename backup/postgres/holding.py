@@ -94,7 +94,7 @@ class Holding:
         taking, first = {table.oid: table for table in tables}, self._main
         # By one alone, which waits: where it is part of a deadlock, PostgreSQL sees that.
         taken = first.add(taking, self.watch, timeout=timeout)
-        self._make_ready(len(taking))
+        self._make_ready()
         if taken:
             self._share(first)
         return taken
@@ -179,7 +179,7 @@ class Holding:
         held = self.held
         gone = {oid: table for holder in lost for oid, table in holder.held.items() if oid not in held}
         self.outside |= gone
-        self._make_ready(len(held))
+        self._make_ready()
         return gone
 
     def leave(self) -> dict[int, Table]:
@@ -224,26 +224,20 @@ class Holding:
         """Bring together what several connections hold, so that some are free; also those apart, if `all_of_them`."""
         if all_of_them:
             self._apart = ()
-        main, mains = self._main, self._mains
+        mains = self._mains
         for holder in self._holders:
             if holder in mains or not holder.held or holder.awaited or holder.held.keys() <= set(self._apart):
                 continue
-            if main.add(holder.held, self.watch):
+            if mains[-1].add(holder.held, self.watch):
                 holder.let_go()
-        self._make_ready(len(self.held))
+        self._make_ready()
 
     def _share(self, first: Holder) -> None:
         """Let several connections hold what one does, a part each: those together that are likely to be wanted so."""
-        parts, oids = self._parts, sorted(first.held)
-        size = max(1, ceil(len(oids) / parts))
-        spares = self._spares(parts) if parts > 1 else []
-        for number, spare in enumerate(spares):
-            part = {oid: first.held[oid] for oid in oids[number * size : (number + 1) * size]}
-            if not spare.add(part, self.watch):
-                for other in spares:
-                    other.let_go()
-                return
-        if spares:
+        oids = sorted(first.held)
+        size = max(1, ceil(len(oids) / self._parts))
+        parts = [{oid: first.held[oid] for oid in oids[start : start + size]} for start in range(0, len(oids), size)]
+        if len(parts) > 1 and self._hold_apart(parts):
             first.let_go()
 
     def end(self) -> None:
@@ -296,10 +290,9 @@ class Holding:
             queued.append(free[0])
         return queued
 
-    def _make_ready(self, tables: int) -> None:
-        """Connect as often as so many tables need it."""
+    def _make_ready(self) -> None:
         wanted = min(_READY - sum(holder.free for holder in self._holders), _CONNECTIONS - len(self._holders))
-        if tables > _MANY:
+        if len(self.held) > _MANY:
             wanted = _CONNECTIONS + _APART - len(self._holders)
         with suppress(DatabaseError):  # the server has no connection to spare
             for _ in range(min(wanted, self._most - len(self._holders))):
@@ -321,13 +314,18 @@ class Holding:
         if len(rest) >= free:
             rest = [{oid: table for part in rest for oid, table in part.items()}]
         parts = [part for part in (*({oid: held[oid]} for oid in alone), *rest) if part]
+        locked = self._hold_apart(parts)
+        if alone:
+            self._apart = alone
+        return locked
+
+    def _hold_apart(self, parts: Sequence[Mapping[int, Table]]) -> bool:
+        """Let a spare connection hold each part; False, with none of them held so, where one cannot be had."""
         spares = self._spares(len(parts))
         locked = all(spare.lock(part) for spare, part in zip(spares, parts, strict=True))
         locked = locked and are_named(self.watch, {oid: table for part in parts for oid, table in part.items()})
         for spare, part in zip(spares, parts, strict=True):
             spare.keep(part, locked=locked)
-        if alone:
-            self._apart = alone
         return locked
 
     def _hold(self, tables: Mapping[int, Table]) -> set[int]:
