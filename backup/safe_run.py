@@ -10,13 +10,12 @@ from backup.errors import BackupError, CDCBackupError, DatabaseError, DestroyedE
 from backup.migration.command import Attended, MigrationCommand
 from backup.migration.drizzle import Outcome, judge_drizzle
 from backup.migration.faults import Part, find_faults, machinery_before
-from backup.migration.psql_command import judge_psql
 from backup.migration.rehearsal import Forecast
 from backup.migration.verdict import Change, Verdict, judge
 from backup.postgres.catalog import digest_catalog
 from backup.postgres.database import Database
 from backup.postgres.machinery import Machinery
-from backup.postgres.scratch import count_sessions
+from backup.postgres.scratch import COUNTED_AT_ONCE, count_sessions
 from backup.postgres.unfinished import wait_for_unfinished
 from backup.profile import step
 from backup.report import Report
@@ -28,10 +27,6 @@ from backup.way_back import restores, sentence_of, ways_back
 
 _PATIENCE = 30.0
 """Seconds for what a migration that is over left running on the server, and for tables that others have locked."""
-
-
-_COUNTS_AT_ONCE = 150000
-"""PostgreSQL 15 has its statistics in shared memory."""
 
 
 def look_at_catalog(database: Database) -> str:
@@ -151,7 +146,7 @@ class SafeRun:
         """How many sessions the database has had; None where the server does not tell at once."""
         try:
             with self.database.connect() as connection:
-                return count_sessions(connection) if connection.info.server_version >= _COUNTS_AT_ONCE else None
+                return count_sessions(connection) if connection.info.server_version >= COUNTED_AT_ONCE else None
         except DatabaseError:
             return None  # the verdict will say so
 
@@ -218,9 +213,7 @@ class SafeRun:
             judgement = judge_drizzle(drizzle, attended.output, attended.returncode, catalog_changed=changed)
             self.report.say(judgement.sentence)
             return "" if judgement.outcome in (Outcome.APPLIED, Outcome.NOTHING_TO_DO) else judgement.sentence
-        if command.psql and (went_on := judge_psql(attended.output, attended.returncode)):
-            return went_on
-        return f"{command} ended with exit code {attended.returncode}." if attended.returncode else ""
+        return command.why_failed(attended.output, attended.returncode)
 
     def _conclude(self, failure: str) -> None:
         """Say what became of each table, and end with the exit code that this deserves."""

@@ -28,6 +28,9 @@ _NAMES_ONE = re.compile(rf"--?[\w-]*(?:{_WORDS})", re.IGNORECASE)
 _SCRIPT = re.compile(r"-[A-Za-z0-9]*[cf]|--command|--file")
 """psql's options for one; where a person types statements, an error is his."""
 
+_ERROR = re.compile(r"^(?:psql:.*?: )?(?:ERROR|FATAL):  .*", re.MULTILINE)
+"""What psql says of a statement that failed."""
+
 _SCRIPTS = 2
 
 
@@ -75,6 +78,17 @@ class MigrationCommand:
                 return words
             words = words_of_script(words, self.directory)
         return words if is_drizzle(words) else ()
+
+    def why_failed(self, output: str, returncode: int) -> str:
+        """Why it did not do its work, by its exit code, or nothing; that of drizzle-kit says nothing.
+
+        psql ends with 0 also when statements failed and it went on.
+        """
+        if returncode:
+            return f"{self} ended with exit code {returncode}."
+        errors = _ERROR.findall(output) if self.psql else []
+        more = f", and {len(errors) - 1:,} more" if len(errors) > 1 else ""
+        return f"psql went on after {errors[0].strip()!r}{more} (-v ON_ERROR_STOP=1 ends it there)." if errors else ""
 
     def check(self) -> None:
         """Finds out whether it can be started, while nothing has been done yet.

@@ -47,9 +47,14 @@ class Looks:
     after: Machinery
     now: Mapping[Name, Name]
 
+    @property
+    def called(self) -> dict[Name, Name]:
+        """What each CDC table was called, by the name that it is known by today."""
+        return {new: old for old, new in self.now.items()}
+
     def captured(self) -> dict[tuple[int | Name, str, Name], list[Trigger]]:
         """What captures now, by a relation's OID as well as its name, the event, the CDC table as it was called."""
-        called = {new: old for old, new in self.now.items()}
+        called = self.called
         captured: dict[tuple[int | Name, str, Name], list[Trigger]] = defaultdict(list)
         for trigger in self.after.triggers:
             for relation in (trigger.relation, trigger.on) if trigger.fires else ():

@@ -67,7 +67,6 @@ def find_faults(
         *changed_identities(looks),
         *_silenced(looks),
         *_new_obstacles(looks),
-        *_left_behind(looks),
         *changed_tables(looks),
     )
     let_go = {(v.schema, v.name) for v in verdicts if v.announced}
@@ -114,6 +113,8 @@ def _lost_writers(looks: Looks) -> Iterator[tuple[Fault, int]]:
             if not {(trigger.relation, event, name), (trigger.on, event, name)} & captured.keys()
         }
         tables = frozenset(name for _, name in missing) or frozenset([trigger.on])
+        if same and not own:
+            yield from ((fault, 0) for fault in _left_behind(trigger, same, captured, looks))
         if trigger.relation not in looks.after.relations and trigger.on not in looks.after.there:
             yield (
                 Fault(
@@ -160,6 +161,21 @@ def _lost_writers(looks: Looks) -> Iterator[tuple[Fault, int]]:
                 ),
                 0,
             )
+
+
+def _left_behind(
+    trigger: Trigger, same: Trigger, captured: Mapping[tuple[int | Name, str, Name], Sequence[Trigger]], looks: Looks
+) -> Iterator[Fault]:
+    """What is not written because the trigger went along with its table, whose name another table has now."""
+    lost = {name for name in trigger.names for e in trigger.events if not captured.get((trigger.on, e, name))}
+    if same.on != trigger.on and trigger.on in looks.after.there and lost:
+        yield Fault(
+            part=Part.TRIGGER,
+            sentence=f"{show(trigger.on)} is another table now, and nothing writes its changes to {listed(lost)}: "
+            f"the {trigger.kind} {trigger.name} is on {show(same.on)}.",
+            way_back=script([trigger.definition]) if same.name == trigger.name and trigger.kind == "trigger" else "",
+            tables=frozenset(lost),
+        )
 
 
 def _less(trigger: Trigger, captured: Mapping[tuple[int | Name, str, Name], Sequence[Trigger]]) -> str:
@@ -252,12 +268,12 @@ def _new_obstacles(looks: Looks) -> Iterator[Fault]:
     """Rules and BEFORE triggers that are new on a CDC table, and by which what is written may go nowhere."""
     before = {trigger.oid for trigger in looks.before.triggers}
     known = {(t.on, t.name) for t in looks.before.triggers}
-    called = {new: old for old, new in looks.now.items()}
+    called = looks.called
     for trigger in looks.after.triggers:
         name = called.get(trigger.on)
         if name is None or not trigger.fires or trigger.oid in before or (name, trigger.name) in known:
             continue
-        instead = " BEFORE " in trigger.definition or (trigger.kind == "rule" and " DO INSTEAD " in trigger.definition)
+        instead = trigger.is_before or (trigger.kind == "rule" and " DO INSTEAD " in trigger.definition)
         if instead and "INSERT" in trigger.events:
             drop = f"DROP {trigger.kind.upper()} {sql.Identifier(trigger.name).as_string()} ON "
             yield Fault(
@@ -267,27 +283,6 @@ def _new_obstacles(looks: Looks) -> Iterator[Fault]:
                 way_back=script([drop + sql.Identifier(*trigger.on).as_string()]),
                 tables=frozenset([name]),
                 is_loss=False,
-            )
-
-
-def _left_behind(looks: Looks) -> Iterator[Fault]:
-    """Triggers that went along with a table to its other name, while another table has the name that it had."""
-    captured = looks.captured()
-    after = {trigger.oid: trigger for trigger in looks.after.triggers}
-    for trigger in looks.before.triggers:
-        same = after.get(trigger.oid)
-        if not (trigger.fires and trigger.names and same) or same.on == trigger.on:
-            continue
-        lost = {name for name in trigger.names for e in trigger.events if not captured.get((trigger.on, e, name))}
-        if trigger.on in looks.after.there and lost and trigger.on not in looks.before.identities:
-            yield Fault(
-                part=Part.TRIGGER,
-                sentence=f"{show(trigger.on)} is another table now, and nothing writes its changes to {listed(lost)}: "
-                f"the {trigger.kind} {trigger.name} is on {show(same.on)}.",
-                way_back=script([trigger.definition])
-                if same.name == trigger.name and trigger.kind == "trigger"
-                else "",
-                tables=frozenset(lost),
             )
 
 

@@ -37,7 +37,7 @@ def failing_inserts(looks: Looks) -> Iterator[Fault]:
                     tables=frozenset([name]),
                     is_loss=bool(certain),
                 )
-        filled = any(t.on == after.name and " BEFORE " in t.definition for t in looks.after.triggers)
+        filled = any(t.on == after.name and t.is_before for t in looks.after.triggers)
         for column in after.columns.values():
             was = _same(column, after, before)
             if not column.not_null or (was and (was.is_required or (was.not_null and not column.is_required))):

@@ -1,6 +1,5 @@
 """Whether a command line of psql, and the scripts that it names, stay in the database of the `PG*` variables."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,18 +24,6 @@ _FLAGS = {
 _FILES, _COMMANDS, _VARIABLES = ("-f", "--file"), ("-c", "--command"), ("-v", "--set", "--variable")
 _FORMATS = ("-P", "--pset", "-F", "--field-separator", "-R", "--record-separator", "-T", "--table-attr")
 _VALUED = (*_FILES, *_COMMANDS, *_VARIABLES, *_FORMATS)
-
-
-_ERROR = re.compile(r"^(?:psql:.*?: )?(?:ERROR|FATAL):  .*", re.MULTILINE)
-
-
-def judge_psql(output: str, returncode: int) -> str:
-    """Why psql did not do its work, or nothing; with 0 it also ends when statements failed and it went on."""
-    if returncode:
-        return ""
-    errors = _ERROR.findall(output)
-    more = f", and {len(errors) - 1:,} more" if len(errors) > 1 else ""
-    return f"psql went on after {errors[0].strip()!r}{more} (-v ON_ERROR_STOP=1 ends it there)." if errors else ""
 
 
 def why_not_psql(words: tuple[str, ...], directory: Path, *, shared: bool) -> str:

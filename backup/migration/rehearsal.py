@@ -14,7 +14,6 @@ from backup.migration.command import MigrationCommand, without_passwords
 from backup.migration.drizzle import Outcome, judge_drizzle, question_of
 from backup.migration.drizzle_unasked import Unasked, unasked
 from backup.migration.faults import Fault, find_faults, machinery_before
-from backup.migration.psql_command import judge_psql
 from backup.migration.redirect import Tool, leads_by_pg, probe, redirected, tool_of, why_not
 from backup.migration.verdict import Change, Verdict, judge
 from backup.postgres.catalog import digest_catalog
@@ -24,7 +23,7 @@ from backup.postgres.copy import Copied, copy_database
 from backup.postgres.database import Database
 from backup.postgres.newer import mark_horizon
 from backup.postgres.references import Name, References, find_references, find_state
-from backup.postgres.scratch import Scratch, count_sessions, scratch_database
+from backup.postgres.scratch import COUNTED_AT_ONCE, Scratch, count_sessions, scratch_database
 from backup.postgres.snapshot import Count, count_rows
 from backup.postgres.tables import Connection, Table, find_tables_by
 from backup.process import Tried, try_out
@@ -284,7 +283,7 @@ class _Run:
         Raises:
             _NoForecastError: the server does not count them (before PostgreSQL 14).
         """
-        if self.seen.info.server_version < 150000:
+        if self.seen.info.server_version < COUNTED_AT_ONCE:
             time.sleep(_LAG)
         sessions = count_sessions(self.seen)
         if sessions is None:
@@ -327,10 +326,8 @@ def _refuse_changes(command: MigrationCommand, database: Database, before: _Seen
 def _failure(command: MigrationCommand, tried: Tried, *, changed: bool) -> str:
     """Why the command did not do its work, or nothing."""
     drizzle = command.drizzle
-    if command.psql and (went_on := judge_psql(tried.output, tried.returncode)):
-        return went_on
     if not drizzle:
-        return f"{command} ended with exit code {tried.returncode}." if tried.returncode else ""
+        return command.why_failed(tried.output, tried.returncode)
     judgement = judge_drizzle(drizzle, tried.output, tried.returncode, catalog_changed=changed)
     return "" if judgement.outcome in (Outcome.APPLIED, Outcome.NOTHING_TO_DO) else judgement.sentence
 

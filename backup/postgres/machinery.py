@@ -123,6 +123,11 @@ class Trigger:
         return self.enabled in ("O", "A")
 
     @property
+    def is_before(self) -> bool:
+        """Whether it fires before a row is written, and can change it."""
+        return " BEFORE " in self.definition
+
+    @property
     def when(self) -> str:
         """Its WHEN, as PostgreSQL writes it; empty without one."""
         found = re.search(r" WHEN \((.*)\) EXECUTE ", self.definition, re.DOTALL) if self.condition else None

@@ -29,6 +29,9 @@ where datname ~ %s and coalesce(shobj_description(oid, 'pg_database'), %s) = %s
 """
 
 
+COUNTED_AT_ONCE = 150000
+"""From this version on a server has its statistics in shared memory; before, they are up to half a second old."""
+
 # Client backends alone are counted there, each once it is idle for the first time or over.
 _SESSIONS = "select (to_jsonb(d) ->> 'sessions')::int8 from pg_stat_database d where datname = current_database()"
 
@@ -129,10 +132,7 @@ def _is_pooled(database: Database) -> bool:
 
 
 def count_sessions(connection: Connection) -> int | None:
-    """How many sessions the database has had, ours included; None on a server before PostgreSQL 14.
-
-    On that one it is what was known half a second ago.
-    """
+    """How many sessions the database has had, ours included; None on a server before PostgreSQL 14."""
     row = connection.execute(_SESSIONS).fetchone()
     return None if row is None else row[0]
 
